@@ -1,0 +1,64 @@
+"""What the tests share: the commands as real processes, and small datasets made by them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
+    "--gradient_accumulation_steps=2 --eval_interval=5 --eval_tokens=2000 --log_interval=1 "
+    "--warmup_iters=2 --dropout=0.2 --device=cpu --dtype=float32"
+).split()  # a run of a few seconds
+
+
+def command(*args, status: int = 0, **options) -> subprocess.CompletedProcess:
+    """Run a command of the repo as a user would, e.g. command("train.py", "--max_iters=5").
+
+    Fails unless it ends with `status`; its output is in .stdout and .stderr.
+    """
+    done = subprocess.run(
+        [sys.executable, ROOT / args[0], *map(str, args[1:])],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        **options,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def complaint(*args, **options) -> str:
+    """The one line with which a command refuses what the user asked, ending with status 2."""
+    done = command(*args, status=2, **options)
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.strip()
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """A small prepared dataset: 400 storybook stories, 300 ids."""
+    folder = tmp_path_factory.mktemp("data") / "small"
+    options = f"--source=storybook --max_stories=400 --val_fraction=0.05 --dataset={folder}"
+    command("prepare.py", *options.split(), "--tokenizer=bpe", "--vocab_size=300")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(dataset, tmp_path_factory) -> Path:
+    """The folder of a small finished run of ten steps; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("out") / "run"
+    command("train.py", f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=10")
+    return folder
+
+
+@pytest.fixture
+def tinystories() -> Path:
+    """The folder with real stories."""
+    folder = os.environ.get("TINYSTORIES_DIR")
+    if not folder:
+        pytest.skip("TINYSTORIES_DIR names no folder with real stories")
+    return Path(folder)

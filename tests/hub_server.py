@@ -1,0 +1,138 @@
+"""A small hub on this machine: it serves data set repositories over HTTP as the real one does.
+
+    with serving({"owner/name": {"data/train.txt": b"..."}}) as hub:
+        ... HF_ENDPOINT=hub.url ...
+
+It can be told to misbehave: to cut connections in the middle of a file, or to ask for a login.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+BRANCH = "main"
+
+
+@dataclass
+class Hub:
+    """What the server knows, and what it has been asked."""
+
+    repos: dict[str, dict[str, bytes]]  # files by path, by repository
+    url: str = ""
+    gated: bool = False  # files are shown to people who logged in
+    cuts: int = 0  # this many downloads break off in the middle; the rest go through
+    wall: bool = False  # no download ever gets beyond the middle
+    requests: list[str] = field(default_factory=list)  # "GET /path", in order
+
+    def commit(self, repo: str) -> str:
+        """The commit at the head of the branch: it changes with the files."""
+        sums = sorted((name, etag(body)) for name, body in self.repos[repo].items())
+        return hashlib.sha1(repr(sums).encode()).hexdigest()
+
+
+def etag(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+@contextmanager
+def serving(repos: dict[str, dict[str, bytes]], **faults) -> Iterator[Hub]:
+    """Serve repositories on a free port of this machine until the block ends."""
+    hub = Hub(repos, **faults)
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def answer(self) -> None:
+        """/api/datasets/<owner>/<name>[/revision/<rev>], or /datasets/.../resolve/<rev>/<file>."""
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        parts = path.strip("/").split("/")
+        api = parts[0] == "api"
+        repo, rest = "/".join(parts[1 + api : 3 + api]), parts[3 + api :]
+        if repo not in self.hub.repos:
+            return self.refuse(401, "RepoNotFound")
+        revision = rest[1] if len(rest) > 1 else BRANCH
+        if revision not in (BRANCH, self.hub.commit(repo)):
+            return self.refuse(404, "RevisionNotFound")
+        if api:
+            return self.send_info(repo)
+        if self.hub.gated:
+            return self.refuse(401, "GatedRepo")
+        body = self.hub.repos[repo].get("/".join(rest[2:]))
+        if body is None:
+            return self.refuse(404, "EntryNotFound")
+        return self.send_file(repo, body)
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send_info(self, repo: str) -> None:
+        files = self.hub.repos[repo]
+        info = {
+            "id": repo,
+            "sha": self.hub.commit(repo),
+            "private": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": [{"rfilename": name, "size": len(body)} for name, body in files.items()],
+        }
+        body = json.dumps(info).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_file(self, repo: str, body: bytes) -> None:
+        begin, end = 0, len(body)
+        if wanted := self.headers.get("Range"):
+            begin = int(wanted.removeprefix("bytes=").partition("-")[0])
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
+        self.send_header("ETag", f'"{etag(body)}"')
+        self.send_header("X-Repo-Commit", self.hub.commit(repo))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(end - begin))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.hub.wall or self.hub.cuts:
+            self.hub.cuts = max(0, self.hub.cuts - 1)
+            end = end // 2
+            self.close_connection = True
+        self.wfile.write(body[begin:end])

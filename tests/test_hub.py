@@ -1,0 +1,270 @@
+"""Sources on the hub: the real client, in a process of its own, against a hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hub_server import Hub, etag, serving
+
+ROOT = Path(__file__).parent.parent
+TINYSTORIES = "roneneldan/TinyStories"
+INSTRUCT = "roneneldan/TinyStoriesInstruct"
+CLEAN = "karpathy/tinystories-gpt4-clean"
+
+# Opens a source and prints what came of it: the source and the texts of a split, or the mistake.
+CLIENT = """
+import json, sys
+from configurator import UserError
+from tinystories.corpus import open_source
+
+name, revision, split = sys.argv[1:]
+try:
+    source = open_source(name, revision=revision)
+    told = {"revision": source.revision, "origin": source.origin, "instruct": source.instruct}
+    told["stories"] = list(source.stories(split)) if split else []
+    assert not split or list(source.stories(split)) == told["stories"]
+except UserError as mistake:
+    told = {"mistake": str(mistake)}
+print(json.dumps(told))
+"""
+
+
+def tell(number: int) -> str:
+    return f"Story {number}.\n\nThe fox went to the hill to look at the moon. It was round."
+
+
+def parquet(texts: list[str]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def separated(texts: list[str]) -> bytes:
+    return "".join(f"{text}\n<|endoftext|>\n" for text in texts).encode()
+
+
+def version_2(train: range, val: range) -> dict[str, dict[str, bytes]]:
+    files = {
+        "README.md": b"# Stories",
+        "TinyStoriesV2-GPT4-train.txt": separated([tell(n) for n in train]),
+        "TinyStoriesV2-GPT4-valid.txt": separated([tell(n) for n in val]),
+    }
+    return {TINYSTORIES: files}
+
+
+def fetch(
+    hub: Hub | str, home: Path, source: str, split: str = "train", revision: str = "main", **more
+) -> dict:
+    """Run the client with a cache folder of its own; what it printed."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    env |= {
+        "HF_ENDPOINT": hub if isinstance(hub, str) else hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "NO_PROXY": "127.0.0.1",
+        **more,
+    }
+    command = [sys.executable, "-c", CLIENT, source, revision, split]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def mistake(told: dict) -> str:
+    """The mistake, which is one line and holds no story."""
+    assert list(told) == ["mistake"], told
+    assert "\n" not in told["mistake"]
+    return told["mistake"]
+
+
+# --- what the sources hold ----------------------------------------------------------------------
+
+
+def test_tinystories_comes_from_all_parquet_files_of_the_split_in_order(tmp_path):
+    files = {
+        "data/train-00001-of-00002-beef.parquet": parquet([tell(3), tell(4)]),
+        "data/train-00000-of-00002-cafe.parquet": parquet([tell(1), tell(2)]),
+        "data/validation-00000-of-00001-f00d.parquet": parquet([tell(5)]),
+        "TinyStories-train.txt": b"not this one",
+    }
+    with serving({TINYSTORIES: files}) as hub:
+        told = fetch(hub, tmp_path, "tinystories")
+        assert told["stories"] == [tell(1), tell(2), tell(3), tell(4)]
+        assert fetch(hub, tmp_path, "tinystories", "val")["stories"] == [tell(5)]
+    assert told["origin"] == TINYSTORIES and not told["instruct"]
+
+
+def test_no_second_copy_of_a_table_is_made(tmp_path):
+    files = {
+        "data/train-00000-of-00001.parquet": parquet([tell(n) for n in range(5000)]),
+        "data/validation-00000-of-00001.parquet": parquet([tell(0)]),
+    }
+    with serving({TINYSTORIES: files}) as hub:
+        fetch(hub, tmp_path, "tinystories")
+    on_disk = sum(
+        p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and not p.is_symlink()
+    )
+    assert on_disk < 1.5 * sum(map(len, files.values()))
+
+
+def test_version_2_comes_from_its_text_files(tmp_path):
+    with serving(version_2(range(3), range(9, 11))) as hub:
+        assert fetch(hub, tmp_path, "tinystories_v2")["stories"] == [tell(n) for n in range(3)]
+        told = fetch(hub, tmp_path, "tinystories_v2", "val")
+        assert told["stories"] == [tell(9), tell(10)]
+
+
+RECORDS = [
+    f"Words: fox, moon\nSummary: A fox looks up.\nStory: \n\n{tell(1)}",
+    f"Features: Dialogue\nWords: hill\nFeatures: Twist\nStory: \n\n{tell(2)}",
+]
+
+
+def test_instruct_records_stay_whole(tmp_path):
+    files = {
+        "TinyStories-Instruct-train.txt": separated(RECORDS),
+        "TinyStories-Instruct-valid.txt": separated(RECORDS[:1]),
+    }
+    with serving({INSTRUCT: files}) as hub:
+        told = fetch(hub, tmp_path, "tinystories_instruct")
+    assert told["stories"] == RECORDS
+    assert told["instruct"]
+
+
+def test_instruct_records_are_put_together_from_a_table_of_lines(tmp_path):
+    lines = separated(RECORDS).decode().splitlines()
+    files = {
+        "data/train-00000-of-00001.parquet": parquet(lines),
+        "data/validation-00000-of-00001.parquet": parquet(lines),
+    }
+    with serving({INSTRUCT: files}) as hub:
+        assert fetch(hub, tmp_path, "tinystories_instruct")["stories"] == RECORDS
+
+
+def test_tinystories_clean_is_split_by_row(tmp_path):
+    texts = [f"Row {n}" for n in range(20_003)]
+    with serving({CLEAN: {"tinystories_gpt4_clean.parquet": parquet(texts)}}) as hub:
+        told = {
+            s: fetch(hub, tmp_path, "tinystories_clean", s)["stories"] for s in ("train", "val")
+        }
+        assert told["train"] == ["Row 20000", "Row 20001", "Row 20002"]
+        assert told["val"] == texts[10_000:20_000]
+        assert fetch(hub, tmp_path, "tinystories_clean", "test")["stories"] == texts[:10_000]
+
+
+# --- revisions ----------------------------------------------------------------------------------
+
+
+def test_the_commit_is_recorded_and_every_file_comes_from_it(tmp_path):
+    with serving(version_2(range(3), range(2))) as hub:
+        commit = hub.commit(TINYSTORIES)
+        assert fetch(hub, tmp_path, "tinystories_v2")["revision"] == commit
+        downloads = [asked for asked in hub.requests if "/resolve/" in asked]
+        assert downloads and all(f"/resolve/{commit}/" in asked for asked in downloads)
+
+
+def test_a_commit_can_be_asked_for(tmp_path):
+    with serving(version_2(range(3), range(2))) as hub:
+        commit = hub.commit(TINYSTORIES)
+        told = fetch(hub, tmp_path, "tinystories_v2", revision=commit)
+    assert told["revision"] == commit and len(told["stories"]) == 3
+
+
+def test_an_unknown_revision_is_named(tmp_path):
+    with serving(version_2(range(3), range(2))) as hub:
+        told = fetch(hub, tmp_path, "tinystories_v2", revision="v99")
+    assert "no revision 'v99'" in mistake(told)
+
+
+# --- broken downloads ---------------------------------------------------------------------------
+
+
+def test_a_download_that_breaks_off_is_completed(tmp_path):
+    with serving(version_2(range(400), range(2)), cuts=2) as hub:
+        told = fetch(hub, tmp_path, "tinystories_v2")
+        assert hub.cuts == 0
+    assert told["stories"] == [tell(n) for n in range(400)]
+
+
+def test_a_download_that_never_ends_well_gives_no_story(tmp_path):
+    repos = version_2(range(400), range(2))
+    with serving(repos, wall=True) as hub:
+        said = mistake(fetch(hub, tmp_path, "tinystories_v2"))
+        assert "check the network and run again" in said and hub.url in said
+    whole = {etag(body) for body in repos[TINYSTORIES].values()}
+    assert not [path for path in tmp_path.rglob("*") if path.name in whole]
+    with serving(repos) as hub:  # and the next attempt is none the worse for it
+        assert len(fetch(hub, tmp_path, "tinystories_v2")["stories"]) == 400
+
+
+def test_a_file_cut_short_in_the_cache_is_fetched_again(tmp_path):
+    with serving(version_2(range(400), range(2))) as hub:
+        fetch(hub, tmp_path, "tinystories_v2")
+        body = hub.repos[TINYSTORIES]["TinyStoriesV2-GPT4-train.txt"]
+        (cached,) = tmp_path.rglob(etag(body))
+        cached.write_bytes(body[:1000])
+        assert len(fetch(hub, tmp_path, "tinystories_v2")["stories"]) == 400
+
+
+# --- without the network ------------------------------------------------------------------------
+
+
+def test_without_network_the_cache_is_used_at_the_commit_it_holds(tmp_path):
+    with serving(version_2(range(3), range(2))) as hub:
+        first = fetch(hub, tmp_path, "tinystories_v2")
+    assert fetch(hub, tmp_path, "tinystories_v2") == first  # the server has gone
+    assert fetch(hub, tmp_path, "tinystories_v2", HF_HUB_OFFLINE="1") == first
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_without_network_and_cache_the_way_out_is_named(tmp_path, offline):
+    told = fetch("http://127.0.0.1:9", tmp_path, "tinystories", HF_HUB_OFFLINE=offline)
+    said = mistake(told)
+    assert "--source=PATH" in said and "--source=storybook" in said
+    assert ("HF_HUB_OFFLINE is set" if offline == "1" else "check the network") in said
+
+
+def test_half_a_cache_is_not_taken_for_the_whole(tmp_path):
+    files = {
+        "data/train-00000-of-00002.parquet": parquet([tell(1)]),
+        "data/train-00001-of-00002.parquet": parquet([tell(2)]),
+        "data/validation-00000-of-00001.parquet": parquet([tell(3)]),
+    }
+    with serving({TINYSTORIES: files}) as hub:
+        fetch(hub, tmp_path, "tinystories", split="")
+    (link,) = tmp_path.rglob("train-00001-of-00002.parquet")
+    link.unlink()
+    assert "there are 1" in mistake(fetch(hub, tmp_path, "tinystories"))
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_a_repository_that_is_not_there_is_named(tmp_path):
+    with serving({}) as hub:
+        assert f"shows no {TINYSTORIES}" in mistake(fetch(hub, tmp_path, "tinystories"))
+
+
+def test_a_repository_that_wants_a_login_says_how(tmp_path):
+    with serving(version_2(range(3), range(2)), gated=True) as hub:
+        assert "hf auth login" in mistake(fetch(hub, tmp_path, "tinystories_v2"))
+
+
+def test_a_repository_without_the_files_is_named(tmp_path):
+    with serving({TINYSTORIES: {"README.md": b"moved"}}) as hub:
+        said = mistake(fetch(hub, tmp_path, "tinystories"))
+    assert "lacks files like *train*.parquet" in said
+
+
+def test_a_table_that_is_none_is_named(tmp_path):
+    files = {"data/train-0.parquet": b"oops" * 99, "data/validation-0.parquet": parquet([tell(1)])}
+    with serving({TINYSTORIES: files}) as hub:
+        said = mistake(fetch(hub, tmp_path, "tinystories"))
+    assert "cannot read" in said and "train-0.parquet" in said

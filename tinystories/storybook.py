@@ -1,0 +1,1805 @@
+"""A storybook without end: short children's stories told by a small world, from a seed.
+
+How a story comes about: `tell` seeds a random stream, opens an empty `World` and hands it to
+one of the PLOTS. A plot reads like an outline: it casts people, a place and things, and then
+goes from beat to beat. In each beat it first changes the world with a verb (`give`, `lose`,
+`take`, `feel`, ...) and then says so with one of several phrasings. A verb refuses what cannot
+be (giving what one does not hold, speaking when one has left), so a plot that contradicts
+itself never gets as far as a reader. Every verb also leaves a `Fact` for the tests to check.
+
+Phrasings are templates: `{h}` is whoever plays the role h, `{h.his}` a pronoun, `{t.a}` the
+thing with its article, and `[ran|walked]` picks one. An attempt, "{h} jumped -> it was too
+high", names what was done and why that failed.
+
+Only `random.Random(str)` and its `random()` are used; Python keeps both streams stable.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+# ---------------------------------------------------------------- the people, things and places
+
+GIRLS = "Lily Mia Anna Rosa Nora Ella Zoe Ruby Maya Ivy Lucy Sara"
+BOYS = "Tom Ben Max Leo Sam Jack Finn Omar Noah Theo Adam Luca"
+
+# name | kind | pronoun | what it can do, what it eats, where it lives
+# (lead: may be the hero of a story)
+ANIMALS = """
+Pip    | mouse    | he  | lead tiny plants woods farm
+Dot    | duck     | she | lead swims flies water farm
+Olly   | otter    | he  | lead swims water
+Hop    | frog     | he  | lead swims tiny water
+Tilly  | turtle   | she | lead swims water
+Hazel  | squirrel | she | lead climbs plants woods town
+Bruno  | bear     | he  | strong plants woods
+Clover | rabbit   | she | lead plants woods farm
+Rex    | dog      | he  | digs town farm
+Misty  | cat      | she | climbs town farm
+Gus    | goat     | he  | lead plants stuck farm
+Daisy  | cow      | she | strong plants stuck farm
+Star   | pony     | he  | strong plants stuck farm
+Bella  | sheep    | she | plants stuck farm
+Percy  | pig      | he  | lead plants stuck farm
+Jet    | crow     | he  | flies town woods farm
+Peep   | sparrow  | she | flies town woods farm
+Spike  | hedgehog | he  | lead plants woods town
+Milo   | mole     | he  | lead digs woods
+Ruddy  | fox      | he  | lead woods
+Fern   | deer     | she | plants woods
+Pearl  | swan     | she | swims flies water
+Chip   | beaver   | he  | lead swims water
+Bram   | badger   | he  | lead digs woods
+"""
+
+# The grown-ups of the children, then those of the animals.
+GROWN_UPS = """
+Mom        | woman  | she | people bakes grows tall
+Dad        | man    | he  | people mends bakes tall
+Grandma    | woman  | she | people bakes grows
+Grandpa    | man    | he  | people mends grows
+Aunt May   | woman  | she | people mends bakes tall
+Uncle Bob  | man    | he  | people mends tall
+Miss Reed  | woman  | she | people bakes grows tall
+Farmer Joe | man    | he  | people mends grows tall
+Old Owl    | owl    | he  | animals flies grows
+Mama Bear  | bear   | she | animals bakes grows
+Papa Otter | otter  | he  | animals mends
+Granny Goat| goat   | she | animals bakes grows mends
+"""
+
+# name | looks (one is chosen and stays) | what it is like. small: fits a pocket; light: the
+# wind can take it; shiny: a crow may like it; halves: can be eaten by two.
+THINGS = """
+ball         | red blue green yellow   | toy floats pair rolls
+kite         | red blue yellow purple  | toy light high
+balloon      | red blue green orange   | light
+paper plane  | white yellow green      | toy light high
+ribbon       | pink red blue           | small light
+scarf        | red blue green          | light wear
+straw hat    | yellow brown            | light wear
+cap          | red blue green          | light wear pair
+paper boat   | white blue red          | toy floats
+toy boat     | red blue yellow         | toy floats breaks pair
+toy ship     | white brown             | toy floats breaks
+rubber duck  | yellow                  | toy floats
+wooden fish  | blue green              | toy floats
+bucket       | red blue green          | tool floats pair
+toy car      | red blue green          | toy small breaks rolls pair
+toy train    | red green black         | toy breaks rolls pair
+toy horse    | brown white black       | toy breaks pair
+toy robot    | silver blue             | toy breaks pair
+drum         | red blue                | toy breaks pair
+doll         | little tiny             | toy breaks pair
+teddy bear   | brown white             | toy pair soft
+wagon        | red blue                | toy rolls pair
+puppet       | red green yellow        | toy breaks pair
+music box    | silver blue             | toy breaks
+cup          | blue white yellow       | tool breaks
+teapot       | blue white              | tool breaks
+bowl         | yellow blue             | tool breaks
+vase         | green white             | breaks
+lamp         | green yellow            | tool breaks
+clock        | blue white              | tool breaks
+marble       | green blue red          | toy small shiny rolls
+coin         | gold silver             | small shiny
+key          | gold silver             | small shiny tool
+ring         | gold silver             | small shiny wear
+bell         | gold silver             | small shiny
+button       | gold silver             | small shiny
+spoon        | silver gold             | small shiny tool
+whistle      | silver gold             | small shiny toy
+star pin     | gold silver             | small shiny wear
+shell        | pink white              | small
+feather      | white blue              | small light
+stone        | round smooth            | small
+acorn        | round brown             | small
+mitten       | red blue green          | small wear soft
+top          | red yellow              | toy small
+brush        | yellow blue             | tool small
+crayon       | red blue green          | tool small
+book         | blue green red          | pair
+rope         | long yellow             | toy pair
+blanket      | blue green              | soft
+puzzle       | new big                 | toy pair
+apple        | red green yellow        | food plant halves
+pear         | green yellow            | food plant halves
+carrot       | big orange              | food plant halves
+plum         | purple big              | food plant halves
+banana       | yellow big              | food plant halves
+bun          | warm brown              | food plant halves
+peach        | soft big                | food plant halves
+cake         | big round               | food baked
+pie          | big round               | food baked
+loaf         | big brown               | food baked
+pancake      | big round               | food baked
+muffin       | big brown               | food baked
+pumpkin      | big orange              | heavy rolls
+melon        | big green               | heavy rolls
+barrel       | big brown               | heavy rolls
+snowball     | big white               | heavy rolls cold
+log          | long brown              | heavy rolls
+"""
+
+# name | preposition | what it is like | spots for small things | high spot | water
+PLACES = """
+park       | in | out town | under bench; behind fountain; in tall grass | oak tree |
+garden     | in | out home town wild soil | under bush; between beans; behind shed | apple tree |
+yard       | in | out home town soil | under steps; behind fence; in sandbox | roof |
+playground | on | out town | under slide; beside swing; in sandbox | old tree |
+kitchen    | in | home | under table; behind stove; beside sink |  |
+bedroom    | in | home | under bed; behind curtain; inside toy box |  |
+attic      | in | home | behind old trunk; under dusty chair; beside ladder |  |
+library    | in | room | under desk; behind tall shelf; beside globe |  |
+classroom  | in | room | under desk; behind door; beside fish tank |  |
+bakery     | in | room | under counter; behind flour sack; beside oven |  |
+market     | at | out town | under fruit cart; behind barrel; beside well | church roof |
+beach      | on | out | under beach chair; between rocks; behind sand castle |  | sea
+harbor     | at | out | under net; behind crate; beside old boat |  | sea
+forest     | in | out woods wild | under fern; between roots; behind tree stump | pine tree |
+meadow     | in | out woods farm wild soil | in clover; under bush; behind gray rock | birch tree |
+hill       | on | out woods wild soil | under bush; between rocks; in tall grass | lonely tree |
+farm       | on | out farm wild soil | behind gate; under cart; in hay | barn roof |
+barn       | in | farm wild | in hay; under ladder; behind milk can |  |
+orchard    | in | out farm woods wild soil | under basket; in grass; behind ladder | cherry tree |
+pond       | by | out water wild | in reeds; under willow; behind gray rock | willow tree | pond
+river      | by | out water wild | under bridge; between rocks; in reeds |  | river
+lake       | by | out water wild | under old boat; in reeds; behind log |  | lake
+"""
+
+# What the hero always did, and what came of it at the end of the story.
+QUIRKS = """
+made up songs about soup | {h} made up a new song about soup. It was a very long song.
+talked to stones | {h} told a stone the whole story. It was a very good listener.
+counted everything twice | {h} counted {h.his} toes twice. They were all there.
+asked a hundred questions a day | {h} had only one question left: what was for dinner?
+hopped on one leg to think better | {h} hopped on one leg, just to think about it all again.
+talked to snails | {h} told a snail all about it. The snail was late for dinner.
+liked to walk backward | {h} walked backward all the way to bed.
+laughed at {h.his} own jokes | {h} made a joke about it and laughed before it was over.
+waved at every bird | {h} waved at a bird, and the bird almost waved back.
+had a name for every cloud | {h} saw a round little cloud and named it Potato.
+could yawn like a lion | {h} yawned like a lion, and then it was very quiet.
+liked to smell things before looking at them | {h} said that the day had smelled of luck.
+said good night to the moon | {h} wished the moon good night, and a good dinner, too.
+liked to do things the long way | {h} went to bed the long way, three times around the table.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Someone in a story: a child, an animal or a grown-up.
+
+    Beside the fields there is what templates ask for: him, his, himself, He, His, `a` (kind with
+    article), `full` (name, and kind if it has to be told) and `bag` (what small things are in).
+    """
+
+    name: str
+    kind: str
+    he: str
+    traits: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        him, his = ("him", "his") if self.he == "he" else ("her", "her")
+        animal = self.kind not in ("girl", "boy", "woman", "man")
+        parts = {
+            "him": him,
+            "his": his,
+            "himself": him + "self",
+            "a": f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}",
+            "He": self.he.title(),
+            "His": his.title(),
+            "bag": "bag" if animal else "pocket",
+            "full": f"{self.name} the {self.kind}" if "elder" not in self.traits else self.name,
+        }
+        if not animal:
+            parts["full"] = self.name
+        self.__dict__.update(parts)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """Something that can be held; its look is part of it and stays."""
+
+    name: str
+    look: str
+    traits: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.look} {self.name}"
+
+    @property
+    def a(self) -> str:
+        """The thing with its article, as when it is first met."""
+        return f"{'an' if self.look[0] in 'aeiou' else 'a'} {self}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a scene plays."""
+
+    name: str
+    preposition: str
+    traits: frozenset[str]
+    spots: tuple[str, ...]
+    high: str
+    water: str
+
+    def __str__(self) -> str:
+        return f"the {self.name}"
+
+    @property
+    def at(self) -> str:
+        """Such as "in the park"."""
+        return f"{self.preposition} the {self.name}"
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines()]
+
+
+def _people(table: str, *more: str) -> tuple[Person, ...]:
+    return tuple(Person(n, k, he, frozenset([*t.split(), *more])) for n, k, he, t in _rows(table))
+
+
+def _place(name: str, prep: str, traits: str, spots: str, high: str, water: str = "") -> Place:
+    marks = [*traits.split(), *(["high"] if high else []), *(["float"] if water else [])]
+    return Place(
+        name,
+        prep,
+        frozenset(marks),
+        tuple(spot.replace(" ", " the ", 1) for spot in spots.split("; ")),
+        high,
+        water,
+    )
+
+
+CHILDREN = tuple(Person(n, "girl", "she") for n in GIRLS.split()) + tuple(
+    Person(n, "boy", "he") for n in BOYS.split()
+)
+BEASTS = _people(ANIMALS)
+ELDERS = _people(GROWN_UPS, "elder")
+PEOPLE = CHILDREN + BEASTS + ELDERS
+GOODS = tuple((n, tuple(looks.split()), frozenset(t.split())) for n, looks, t in _rows(THINGS))
+SCENES = tuple(_place(*row) for row in _rows(PLACES))
+HABITS = tuple((habit, echo) for habit, echo in _rows(QUIRKS))
+HABITATS = frozenset(["woods", "farm", "water", "town"])
+
+# How someone speaks, by mood; a question is asked and a shout is called whatever the mood.
+MANNERS = {
+    "sad": ("", " sadly", " in a small voice", " with a sigh"),
+    "happy": ("", " with a smile", " happily", " with a big smile"),
+    "scared": ("", " in a tiny voice", " very quietly"),
+    "cross": ("", " crossly", " with a frown"),
+    "sorry": ("", " in a small voice", " very quietly"),
+    "": ("",),
+}
+VERBS = {
+    "?": {"": ("asked",)},
+    "!": {"": ("called", "said"), "happy": ("cheered", "called"), "sad": ("cried",)},
+    ".": {"": ("said",)},
+}
+
+
+# ------------------------------------------------------------------------------------ the world
+
+
+class Fact(NamedTuple):
+    """One thing that happened; `at` is the offset of the text that tells it."""
+
+    at: int
+    verb: str
+    who: str
+    what: str = ""
+    to: str = ""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A finished story, with the facts that its sentences were made from."""
+
+    plot: str
+    text: str
+    people: tuple[Person, ...]
+    things: tuple[Thing, ...]
+    facts: tuple[Fact, ...]
+
+
+class ContradictionError(Exception):
+    """A plot asked the world for something that cannot be."""
+
+
+@cache
+def _pieces(template: str) -> tuple[tuple[str, ...], ...]:
+    """Cuts "a [b|c] d" into its alternatives: (("a ",), ("b", "c"), (" d",))."""
+    pieces = []
+    for part in template.split("["):
+        choices, bracket, rest = part.partition("]")
+        if bracket:
+            pieces.append(tuple(choices.split("|")))
+        pieces.append((rest if bracket else choices,))
+    return tuple(pieces)
+
+
+@cache
+def _with(pool: tuple, traits: str, without: str) -> tuple:
+    """Those of a pool that have all of some traits and none of others."""
+    need, never = set(traits.split()), set(without.split())
+
+    def marks(item) -> frozenset[str]:
+        return item[2] if isinstance(item, tuple) else item.traits
+
+    return tuple(item for item in pool if need <= marks(item) and not never & marks(item))
+
+
+class World:
+    """Who is there, who holds what, who feels what, and the text told so far."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.random = rng.random
+        self.beasts = self.random() < 0.3  # a story among animals, or one among children
+        self.place: Place = SCENES[0]
+        self.here: list[Person] = []
+        self.holder: dict[Thing, Person | str] = {}  # a person, a spot, or "" for eaten
+        self.mood: dict[Person, str] = {}
+        self.moved: dict[Person, int] = {}  # how many facts there were when a mood changed
+        self.broken: set[Thing] = set()
+        self.roles: dict[str, object] = {"later": "That evening"}
+        self.people: list[Person] = []
+        self.things: list[Thing] = []
+        self.facts: list[Fact] = []
+        self.text = ""
+        self.gap = ""
+        self.subject: Person | None = None  # whom "he" or "she" would mean now
+        self.speaker: Person | None = None  # who spoke in the last sentence
+        self.brief = self.random() < 0.35
+
+    # Chance
+
+    def pick(self, options: Sequence):
+        """One of the options."""
+        return options[int(self.random() * len(options))]
+
+    def some(self, options: Sequence, count: int) -> list:
+        """Some of the options, all different, in any order."""
+        left = list(options)
+        return [left.pop(int(self.random() * len(left))) for _ in range(count)]
+
+    # Casting
+
+    def _person(self, pool: tuple[Person, ...]) -> Person:
+        person = self.pick([p for p in pool if all(p.name != q.name for q in self.people)])
+        self.people.append(person)
+        return person
+
+    def hero(self, without: str = "", beasts: bool = True) -> Person:
+        """A child or, in a story among animals, one of them."""
+        self.beasts = self.beasts and beasts
+        pool = _with(BEASTS, "lead", without) if self.beasts else CHILDREN
+        return self._person(pool)
+
+    friend = hero
+
+    def animal(self, traits: str = "", without: str = "") -> Person:
+        """An animal that may well be met where the story plays."""
+        homes = self.place.traits & HABITATS
+        pool = _with(BEASTS, traits, without)
+        return self._person(tuple(p for p in pool if p.traits & homes) or pool)
+
+    def elder(self, traits: str = "") -> Person:
+        """A grown-up of the hero's own world."""
+        return self._person(_with(ELDERS, ("animals " if self.beasts else "people ") + traits, ""))
+
+    def thing(self, traits: str, without: str = "", look: str = "") -> Thing:
+        """A thing with these traits, unlike any other in the story."""
+        names = [thing.name for thing in self.things]
+        goods = [row for row in _with(GOODS, traits, without) if row[0] not in names]
+        name, looks, marks = self.pick(goods)
+        self.things.append(Thing(name, look or self.pick(looks), marks))
+        return self.things[-1]
+
+    def somewhere(self, traits: str = "", without: str = "") -> Place:
+        """A place with these traits; the animals' own stories play out of doors."""
+        return self.pick(_with(SCENES, traits + (" wild" if self.beasts else ""), without))
+
+    # What happens
+
+    def note(self, verb: str, who: Person, what: object = "", to: object = "") -> None:
+        """Remembers a fact."""
+        at = len(self.text) + len(self.gap)
+        self.facts.append(Fact(at, verb, who.name, str(what), str(to)))
+
+    def must(self, possible: bool, what: str) -> None:
+        """Refuses what cannot be."""
+        if not possible:
+            raise ContradictionError(what)
+
+    def scene(self, place: Place, *who: Person) -> None:
+        """Moves the story to a place with only these people in it."""
+        for person in [person for person in self.here if person not in who]:
+            self.leave(person)
+        self.place = place
+        self.roles["p"] = place
+        for person in who:
+            self.enter(person)
+
+    def enter(self, who: Person) -> None:
+        """Someone comes to where the story is."""
+        if who not in self.here:
+            self.note("enter", who, self.place)
+            self.here.append(who)
+
+    def leave(self, who: Person) -> None:
+        """Someone goes away and is not heard again until they enter."""
+        self.must(who in self.here, f"{who} leaves without being there")
+        self.note("leave", who, self.place)
+        self.here.remove(who)
+
+    def own(self, who: Person, thing: Thing) -> None:
+        """Someone has a thing from the start, or has made it."""
+        self.must(thing not in self.holder, f"the {thing} has somebody already")
+        self.note("own", who, thing)
+        self.holder[thing] = who
+
+    def give(self, who: Person, thing: Thing, to: Person) -> None:
+        """A thing goes from hand to hand."""
+        self.must(self.holder.get(thing) == who, f"{who} gives the {thing} of another")
+        self.must(who in self.here and to in self.here, f"{who} and {to} do not meet")
+        self.note("give", who, thing, to)
+        self.holder[thing] = to
+
+    def lose(self, who: Person, thing: Thing, spot: str) -> None:
+        """A thing leaves somebody's hands and comes to lie somewhere."""
+        self.must(self.holder.get(thing) == who, f"{who} loses the {thing} of another")
+        self.note("lose", who, thing, spot)
+        self.holder[thing] = spot
+
+    def take(self, who: Person, thing: Thing) -> None:
+        """Someone picks a thing up from where it lies."""
+        spot = self.holder.get(thing)
+        self.must(isinstance(spot, str) and spot != "", f"the {thing} does not lie anywhere")
+        self.must(who in self.here, f"{who} is not there to take the {thing}")
+        self.note("take", who, thing, spot)
+        self.holder[thing] = who
+
+    def smash(self, who: Person, thing: Thing) -> None:
+        """A thing that can break does."""
+        self.must(self.holder.get(thing) == who, f"{who} breaks the {thing} of another")
+        self.must(
+            "breaks" in thing.traits and thing not in self.broken, f"the {thing} cannot break"
+        )
+        self.note("break", who, thing)
+        self.broken.add(thing)
+
+    def mend(self, who: Person, thing: Thing) -> None:
+        """A broken thing becomes whole."""
+        self.must(thing in self.broken and who in self.here, f"{who} cannot mend the {thing}")
+        self.note("mend", who, thing)
+        self.broken.discard(thing)
+
+    def eat(self, who: Person, thing: Thing) -> None:
+        """Food is eaten by the one who holds it, and then it is gone."""
+        self.must("food" in thing.traits, f"nobody eats a {thing}")
+        self.must(self.holder.get(thing) == who, f"{who} eats the {thing} of another")
+        self.note("eat", who, thing)
+        self.holder[thing] = ""
+
+    def act(self, who: Person, what: str) -> None:
+        """Someone who is there does something that may change how others feel."""
+        self.must(who in self.here, f"{who} is not there to {what}")
+        self.note("act", who, what)
+
+    def feel(self, mood: str, *who: Person) -> None:
+        """A mood changes, which takes something that happened since the last one."""
+        for person in who:
+            since = self.facts[self.moved.get(person, 0) :]
+            cause = [fact.verb for fact in since if fact.verb not in ("feel", "speak")]
+            self.must(bool(cause), f"{person} feels {mood} for no reason")
+            self.mood[person] = mood
+            self.note("feel", person, mood, cause[-1])
+            self.moved[person] = len(self.facts)
+
+    # Telling
+
+    def cast(self, **roles: object) -> None:
+        """Gives names in templates to the people, places and things of the story."""
+        self.roles.update(roles)
+
+    def fill(self, template: str) -> str:
+        """A template with its choices made and its roles named."""
+        parts = _pieces(template)
+        chosen = [p[0] if len(p) == 1 else p[int(self.random() * len(p))] for p in parts]
+        told = str(self.roles.get("t")) in self.text
+        if told and self.random() < 0.7:  # once its look has been told, the name will do
+            chosen = [part.replace("{t}", "{t.name}") for part in chosen]
+        return "".join(chosen).format_map(self.roles)
+
+    def write(self, sentence: str, speaker: Person | None = None) -> None:
+        """Adds a finished sentence, with "he" for a name where that can mean one person only."""
+        about = next((p for p in self.people if sentence.startswith(f"{p} ")), None)
+        if about and self.pronoun(about):
+            sentence = about.He + sentence[len(about.name) :]
+        self.text += self.gap + sentence[0].upper() + sentence[1:]
+        self.gap = " "
+        self.speaker = speaker
+        self.subject = speaker or about
+        if self.subject:
+            rivals = [p for p in self.people if p is not self.subject and p.he == self.subject.he]
+            last = re.split(r"[.!?] ", sentence)[-1]
+            clear = speaker or last.startswith((f"{self.subject} ", self.subject.He))
+            if not clear or any(p.name in sentence or p.kind in sentence for p in rivals):
+                self.subject = None
+
+    def pronoun(self, who: Person) -> bool:
+        """Whether to call someone by pronoun: only the subject of the sentence before."""
+        return who is self.subject and self.gap == " " and who.he != "it" and self.random() < 0.75
+
+    def say(self, *phrasings: str) -> None:
+        """Tells one of several phrasings."""
+        self.write(self.fill(self.pick(phrasings)))
+
+    def maybe(self, *phrasings: str) -> None:
+        """Tells one of several phrasings, or nothing."""
+        if not self.brief and self.random() < 0.6:
+            self.say(*phrasings)
+
+    def chat(self, who: Person, *lines: str) -> None:
+        """Someone says one of several lines, or nothing."""
+        if not self.brief and self.random() < 0.6:
+            self.speak(who, *lines)
+
+    def paragraph(self) -> None:
+        """What follows begins a new paragraph."""
+        if self.text:
+            self.gap = "\n\n"
+
+    def speak(self, who: Person, *lines: str) -> None:
+        """Someone who is there says one of several lines, in the voice of their mood."""
+        self.must(who in self.here, f"{who} speaks without being there")
+        if self.speaker not in (None, who):
+            self.paragraph()  # an answer begins a new line
+        self.note("speak", who)
+        line = self.fill(self.pick(lines))
+        mood = self.mood.get(who, "")
+        verbs = VERBS[line[-1]]
+        verb = self.pick(verbs.get(mood) or verbs[""])
+        manner = self.pick(MANNERS[mood]) if verb == "said" else ""
+        quote = line[:-1] + "," if line[-1] == "." else line
+        first = self.random() < 0.6
+        if first and self.pronoun(who):
+            self.write(f'"{quote}" {who.he} {verb}{manner}.', who)
+        elif first:
+            self.write(f'"{quote}" {verb} {who}{manner}.', who)
+        else:
+            self.write(f'{who} {verb}{manner}, "{line}"', who)
+
+    def tries(self, count: int, *attempts: str) -> None:
+        """Tells some attempts ("what was done -> why it failed"), one after the other."""
+        count = max(1, count - 1) if self.brief else count
+        for number, attempt in enumerate(self.some(attempts, count)):
+            done, why = attempt.split(" -> ")
+            order = self.pick((("First, ", ""), ("Then ", "Next, "), ("After that, ",))[number])
+            self.note("attempt", self.roles["h"], done, why)
+            self.say(f"{order}{done}, but {why}.", f"{order}{done}. But {why}.")
+
+
+# ------------------------------------------------------------------- how stories begin and end
+
+
+def opening(w: World, *with_: str, sky: str = "", scene: bool = True) -> None:
+    """Tells who the story is about, and where; `with_` may hold "friend" and "thing"."""
+    h = w.roles["h"]
+    habit, echo = w.pick(HABITS)
+    w.cast(habit=habit.format_map(w.roles), echo=echo, met="")
+    w.cast(day=(sky or w.pick(("sunny", "warm", "bright", "quiet"))) + w.fill(" [morning|day]"))
+    if w.random() < (0.4 if w.brief else 0.85):
+        w.cast(who=h)
+        w.say(
+            "Once upon a time, there was a [little|small|cheerful] {h.kind} named {h}. "
+            "{h.He} {habit}.",
+            "{h} was a [little|small|busy] {h.kind} who {habit}.",
+            "Not far from here lived {h.a} named {h}, who {habit}.",
+            "There was once {h.a} named {h}. {h.He} {habit}.",
+            "Let me tell you about {h}. {h.He} was a [little|young|merry] {h.kind} who {habit}.",
+        )
+        w.cast(met=echo)
+    else:
+        w.cast(who=h.full)
+    if scene:
+        w.cast(going=w.pick(("went", "walked", "ran", "skipped")))
+        going_out(w, "friend" in with_)
+    if "thing" in with_:
+        w.say(
+            "{h} had {t.a} and took it everywhere, even to [breakfast|bed].",
+            "{h} had {t.a} with {h.him}. It was {h.his} favorite thing[| in the world].",
+            "{h} had brought {t.a}, of course. {h.He} never went anywhere without it.",
+        )
+
+
+def going_out(w: World, friend: bool) -> None:
+    """Tells how the hero comes to the place, alone or with a friend."""
+    h = w.roles["h"]
+    if w.random() < 0.15:
+        w.note("speak", h)
+        w.write(w.fill('"What a {day}!" said {who}.'), h)
+        w.cast(who=h)
+    elif friend:
+        w.say(
+            "One {day}, {who} and {h.his} friend {f.full} {going} to {p}.",
+            "It was a {day}. {who} {going} to {p} with {h.his} friend {f.full}.",
+            "{who} and {h.his} friend {f.full} were {p.at}. It was a {day}.",
+        )
+        return
+    if friend:
+        w.say("{who} {going} to {p} with {h.his} friend {f.full}.")
+    else:
+        w.say(
+            "One {day}, {who} {going} to {p}." if w.speaker is None else "{who} {going} to {p}.",
+        )
+
+
+def closing(w: World, *endings: str, lesson: Sequence[str] = ()) -> None:
+    """Ends the story: perhaps what was learned, then a last sentence, or the hero's habit."""
+    w.paragraph()
+    if lesson:
+        w.maybe(*lesson)
+    if w.roles["met"] and w.random() < 0.35:
+        w.say("{later}, " + w.roles["met"])
+    else:
+        w.say(w.pick(endings) if w.random() < 0.9 else "It was a day that {h} never forgot.")
+
+
+# ------------------------------------------------------------------------------------ the plots
+
+
+def lost(w: World) -> None:
+    """Something small falls out unseen; the wrong spots come first, then thinking helps."""
+    h, f, p = w.hero(), w.friend(), w.somewhere(without="room")
+    t = w.thing("small")
+    spot, *wrong = w.some(p.spots, 3)
+    near = "near the " + spot.split(" the ")[-1]
+    w.cast(h=h, f=f, p=p, t=t, s=spot, s1=wrong[0], s2=wrong[1], near=near)
+    w.scene(p, h, f)
+    w.own(h, t)
+    opening(w, "friend", "thing")
+    w.say(
+        "They [played tag|raced|danced] until their legs were tired, and then they sat down "
+        "{near}.",
+        "First they [danced|jumped] like frogs. Then they had to rest for a while {near}.",
+    )
+    w.lose(h, t, spot)
+    w.paragraph()
+    w.say(
+        "[Later|After that], {h} reached into {h.his} {h.bag}. There was only a hole in it!",
+        "When it was time to go, {h} felt in {h.his} {h.bag}. There was nothing in it but a hole!",
+    )
+    w.feel("sad", h)
+    w.speak(h, "My {t} is gone!", "Oh no! I have lost my {t}!")
+    w.chat(f, "Do not cry. I will help you look.", "Then we will look until we find it.")
+    w.tries(
+        2,
+        "they looked {s1} -> there was only [a sleepy beetle|some dust|an old leaf]",
+        "{f} looked {s2} -> {f.he} found nothing but [a spider|a dry leaf|half a cookie]",
+    )
+    w.paragraph()
+    w.speak(f, "Where did you last have it?", "What did we do before it was gone?")
+    w.say("{h} closed {h.his} eyes and thought [hard|for a long time].")
+    w.speak(h, "We sat down {near}!", "I had it when we sat down {near}!")
+    finder = w.pick((h, f))
+    w.cast(who=finder)
+    w.take(finder, t)
+    w.say("They ran back. And there, {s}, {who} [found|saw] the {t}!")
+    if finder is f:
+        w.give(f, t, h)
+        w.say("{f} [picked it up and gave|handed] it to {h}.")
+    w.feel("happy", h, f)
+    w.chat(h, "You are the best friend in the world!", "Thank you for helping me think!")
+    closing(
+        w,
+        "{h} held the {t} [tight|very tight] all the way home.",
+        "From then on, {h} checked {h.his} {h.bag} [twice|three times] a day.",
+        "And the hole in the {h.bag}? {h} closed it with a [big|strong] pin that very evening.",
+        lesson=(
+            "{h} had learned that it is better to think first and look second.",
+            "Two friends find more than one.",
+        ),
+    )
+
+
+def stuck_high(w: World) -> None:
+    """The wind puts something up high; jumping fails, and someone who can get up there helps."""
+    h = w.hero("flies climbs")
+    f = w.friend("flies climbs")
+    p = w.somewhere("high out")
+    t = w.thing("light", without="small")
+    w.cast(h=h, f=f, p=p, t=t, high=p.high)
+    w.scene(p, h, f)
+    w.own(h, t)
+    opening(w, "friend", "thing", sky="windy")
+    w.lose(h, t, f"on the {p.high}")
+    w.paragraph()
+    w.say(
+        "Whoosh! The wind took the {t} and carried it up, up, up. "
+        "It came down on the {high} and stayed there.",
+        "Suddenly the wind pulled the {t} away from {h}. It flew over their heads "
+        "and got stuck on the {high}.",
+    )
+    w.feel("sad", h)
+    w.speak(h, "Come down, {t.name}!", "Oh no! How will I get it back?")
+    w.tries(
+        2,
+        "{h} jumped as high as {h.he} could -> the {high} was much higher",
+        "{f} poked at it with a long stick -> the stick was too short",
+        "{h} stood on the back of {f} -> they wobbled and fell down in a heap",
+        "they asked the wind to blow it down -> the wind did not listen",
+    )
+    w.paragraph()
+    helper = w.animal("flies") if w.beasts or w.random() < 0.6 else w.elder("tall")
+    w.cast(g=helper)
+    w.enter(helper)
+    w.say("Just then {g.full} came [by|along] and looked up.")
+    w.chat(helper, "Is that {t.a} up there?", "That is a funny place for {t.a}.")
+    w.speak(f, "Can you help us?", "We cannot reach it. Can you?")
+    w.take(helper, t)
+    if "elder" in helper.traits:
+        w.say("{g} [brought|got] a long ladder, climbed up step by step and took the {t} down.")
+    else:
+        w.say("{g} flew up to the {high}, [pulled|picked] the {t} free and brought it down.")
+    w.give(helper, t, h)
+    w.say("{g} gave the {t} back to {h}.", "{g} held it out to {h}, with a wink.")
+    w.feel("happy", h, f)
+    w.chat(h, "Thank you, {g}!", "Thank you! You are so kind, {g}!")
+    w.maybe("{g} bowed. It was a very good bow.")
+    closing(
+        w,
+        "On the way home, {h} held on to the {t}, and {f} held on to {h}.",
+        "They all sat down under the {high} and laughed about the greedy wind.",
+        "The wind blew again, but this time {h} was [ready|holding on].",
+        lesson=("It is no shame to ask for help when a thing is too high.",),
+    )
+
+
+def floated(w: World) -> None:
+    """Something floats away; sticks and stones are no use, but a swimmer is."""
+    h, p = w.hero("swims"), w.somewhere("float")
+    t = w.thing("floats")
+    a = w.elder() if p.water == "sea" else w.animal("swims")
+    w.cast(h=h, p=p, t=t, a=a, water=p.water)
+    w.scene(p, h)
+    w.own(h, t)
+    opening(w, "thing")
+    w.say(
+        "{h} put the {t} on the water, and it [floated|danced] like a [leaf|little duck].",
+        "{h.He} let the {t} swim at the edge of the {water}, where the water was not deep.",
+    )
+    w.lose(h, t, f"on the {p.water}")
+    w.say("But the wind came and [pushed|carried] it far out. Soon {h} could not reach it.")
+    w.feel("sad", h)
+    w.paragraph()
+    w.tries(
+        2,
+        "{h} reached out with a long stick -> the {t} was too far away",
+        "{h} threw a stone behind it -> the splash only made {h.his} nose wet",
+        "{h} walked into the water -> it was cold and soon too deep for {h.him}",
+        "{h} blew and blew -> the {t} only turned around in a circle",
+    )
+    w.chat(h, "Please come back!", "Now it will sail away to the end of the world.")
+    w.paragraph()
+    w.enter(a)
+    swims = "swims" in a.traits
+    w.say(
+        "[A head came out of the water|Something went splash]. It was {a.full}."
+        if swims
+        else "A [little|green] boat came along. In it sat {a}."
+    )
+    w.speak(a, "Why do you look so sad?", "Is that {t} yours? I almost bumped into it.")
+    w.speak(h, "My {t} is out there, and it is too far for me.")
+    w.chat(a, "But not for me!", "Wait here. I will be back before you can count to twenty.")
+    w.take(a, t)
+    w.say(
+        "{a} swam out, [quick as a fish|fast and straight], and pushed the {t} to the shore."
+        if swims
+        else "{a} rowed out, picked the {t} out of the water and rowed back."
+    )
+    w.give(a, t, h)
+    w.say(
+        "{h} took it out of the water and [hugged it|held it up], and it dripped on {h.his} feet."
+    )
+    w.feel("happy", h, a)
+    w.speak(h, "Thank you, {a}! Do you want to play with me?", "Come and play with me, {a}!")
+    closing(
+        w,
+        "All afternoon, {h} pushed the {t} out and {a} brought it back. It was the best game ever.",
+        "They tied a long string to the {t}, and it never sailed away again.",
+        "When {h} went home at last, {h.he} had wet feet and a very big smile.",
+        lesson=("What is hard for one is easy for another.",),
+    )
+
+
+def mended(w: World) -> None:
+    """A loved thing breaks; string and honey do not hold, but a patient helper mends it."""
+    h = w.hero()
+    p, t, g = w.somewhere("home" if not w.beasts else ""), w.thing("toy breaks"), w.elder("mends")
+    w.cast(h=h, p=p, t=t, g=g)
+    w.scene(p, h)
+    w.own(h, t)
+    opening(w, "thing")
+    w.smash(h, t)
+    w.paragraph()
+    w.say(
+        "{h} was dancing around with the {t} when {h.he} [slipped|tripped]. Crack! "
+        "The {t} broke in two.",
+        "{h} ran too fast and fell over {h.his} own feet. Crack! "
+        "Now there were two halves of the {t}.",
+    )
+    w.feel("sad", h)
+    w.maybe("{h} [looked at the pieces and began to cry|sat down, and a big tear rolled down].")
+    w.tries(
+        2,
+        "{h} tied the pieces together with string -> the string slipped off",
+        "{h} stuck the pieces together with honey -> only a lot of ants liked that",
+        "{h} pressed the pieces together and counted to ten -> they fell apart at eleven",
+        "{h} told the pieces to hold hands -> they did not have any hands",
+    )
+    w.paragraph()
+    w.enter(g)
+    w.say("{g} heard the noise and came to look.", "Then {g} came.")
+    w.speak(g, "What happened here?", "Why are you so sad?")
+    w.speak(h, "I broke my {t}, and I cannot make it whole again.")
+    w.speak(g, "Let us try it together. It only takes good glue and time.")
+    w.give(h, t, g)
+    w.mend(g, t)
+    w.say(
+        "{g} put glue on the pieces, and {h} held them. They waited and [sang|told jokes] "
+        "until the glue was dry.",
+        "{h} gave {g} the pieces, one by one. {g} glued them slowly and with great care.",
+    )
+    w.give(g, t, h)
+    w.say(
+        "When {h} got the {t} back, there was a thin line where it had been broken. "
+        "[It looked like a smile|It looked like a tiny river].",
+    )
+    w.feel("happy", h)
+    w.chat(h, "I like it even more now!", "Now it has a story to tell!")
+    closing(
+        w,
+        "{h} never ran with the {t} again. {h.He} walked with it, [very slowly|like a king].",
+        "And {g} got the biggest hug of the whole week.",
+        "Every time {h} saw the thin line, {h.he} thought of {g} and smiled.",
+        lesson=("Broken things need time, and so do tears.",),
+    )
+
+
+def truth(w: World) -> None:
+    """A borrowed thing breaks and is hidden; nothing feels right until the truth is told."""
+    h, f, p = w.hero(), w.friend(), w.somewhere(without="room")
+    t, spot = w.thing("breaks"), w.pick(p.spots)
+    w.cast(h=h, f=f, p=p, t=t, s=spot)
+    w.scene(p, h, f)
+    w.own(f, t)
+    opening(w, "friend")
+    w.say("{f} had brought {t.a}.", "{f} wanted to show {h} {t.a}.")
+    w.speak(f, "You may hold it while I [get a drink|eat my lunch].", "Can you hold it for me?")
+    w.give(f, t, h)
+    w.leave(f)
+    w.say("{f} gave {h} the {t} and went away for a while.")
+    w.paragraph()
+    w.smash(h, t)
+    w.say(
+        "{h} wanted to see if {h.he} could hold it on {h.his} [nose|head]. {h.He} could not. "
+        "Crack! The {t} fell down and broke.",
+        "{h} threw the {t} up, just a little. Then {h.he} threw it up a little higher. "
+        "Crack! It fell down and broke.",
+    )
+    w.feel("scared", h)
+    w.lose(h, t, spot)
+    w.say("Quickly, {h} hid the pieces {s}.", "{h} looked around and hid the pieces {s}.")
+    w.tries(
+        2,
+        "{h} sang a happy song -> it did not sound happy at all",
+        "{h} took a bite of a sweet cookie -> it tasted like sand",
+        "{h} told {h.himself} that it did not matter -> {h.his} tummy knew better",
+    )
+    w.enter(f)
+    w.paragraph()
+    w.say("Soon {f} came back.", "Then {f} came back and looked around.")
+    w.speak(f, "Where is my {t}?")
+    w.maybe("{h} looked at {h.his} feet. They could not help {h.him}.", "{h} turned very red.")
+    w.speak(h, "I broke it, and I hid it {s}. I am so sorry.")
+    w.take(h, t)
+    w.give(h, t, f)
+    w.say("{h} got the pieces and gave them to {f}.")
+    w.feel("sad", f)
+    w.maybe("{f} was [sad|quiet] for a while. Then {f.he} took a deep breath.")
+    w.speak(f, "It was good that you told me. Will you help me mend it?")
+    w.mend(h, t)
+    w.say(
+        "They worked until the sun was low, and at last the {t} was whole again.",
+        "It took a lot of glue and time, but then the {t} was whole again.",
+    )
+    w.feel("happy", h, f)
+    closing(
+        w,
+        "{h} felt as light as a feather all the way home.",
+        "And the next time {h} held the {t}, {h.he} sat down first.",
+        "They were still friends, and maybe even better friends than before.",
+        lesson=("The truth was hard to say, but it was much harder to hide.",),
+    )
+
+
+def shared_bite(w: World) -> None:
+    """Somebody hungry comes along; only a real half of the treat will do, and it is repaid."""
+    h, p, t = w.hero(), w.somewhere("out wild"), w.thing("food halves")
+    w.cast(h=h, p=p, t=t)
+    w.place = p
+    a, treat = w.animal("plants"), w.pick(("berries", "nuts", "cherries"))
+    w.cast(a=a, treat=treat)
+    w.scene(p, h)
+    w.own(h, t)
+    opening(w)
+    w.say(
+        "In {h.his} {h.bag} {h.he} had {t.a}. {h.He} had been looking forward to it all morning.",
+        "{h.He} had {t.a} for lunch and could hardly wait to eat it.",
+    )
+    w.paragraph()
+    w.enter(a)
+    w.say("{h} was just going to take a bite when {h.he} heard a [sniff|cough]. It was {a.full}.")
+    w.act(a, "look at the food")
+    w.feel("sad", a)
+    w.speak(a, "I have not eaten anything today.", "That smells so good. I am so hungry.")
+    w.maybe("{h} held the {t} a little tighter.", "{h} hid the {t} behind {h.his} back.")
+    w.tries(
+        2,
+        "{h} gave {a} a stick -> {a} only shook {a.his} head and coughed politely",
+        "{h} gave {a} a round stone -> not even a hungry {a.kind} can eat a stone",
+        "{h} told {a} a joke about soup -> it only made {a} more hungry",
+        "{h} turned around so that {h.he} could not see {a} -> {h.he} could still hear a "
+        "hungry tummy",
+    )
+    w.paragraph()
+    w.maybe("{h} looked at {a}, and then at the {t}.", "{h} thought about it for a moment.")
+    w.speak(h, "One half for you and one half for me.", "Here, let us share it.")
+    w.act(h, "share")
+    w.say("{h} broke the {t} in two and gave {a} the bigger half.")
+    w.eat(h, t)
+    w.say("They [sat down and ate|ate] together, and it tasted better than ever.")
+    w.feel("happy", h, a)
+    w.speak(a, "Now I will show you a secret!", "Come with me. I know something you will like!")
+    w.act(a, "show a secret")
+    w.say(
+        "{a} led {h} behind some bushes, and there were more {treat} than they could count.",
+        "{a} pushed some leaves aside. Behind them was a bush full of {treat}."
+        if treat != "nuts"
+        else "{a} pushed some leaves aside. Behind them lay a big pile of {treat}.",
+    )
+    closing(
+        w,
+        "They ate {treat} until they could only roll home.",
+        "From that day on, {h} and {a} had lunch together every [day|week].",
+        "{h} had come with one {t.name} and went home with a friend.",
+        lesson=("Half a lunch and a friend is more than a whole lunch.",),
+    )
+
+
+# fear | place | what is tried in vain | how it goes well in the end
+FEARS = """
+the tall slide | playground | {h} climbed halfway up -> {h.his} knees shook like pudding and \
+{h.he} climbed back down | {h} sat down, held on and let go. Whoosh! Down {h.he} went
+the dark attic | attic | {h} put one foot inside -> something creaked and {h.he} ran away \
+| {h} went in, step by step, and found out that the dark was only a room without a lamp
+the old bridge | river | {h} took three steps -> the bridge wobbled and {h.he} ran back \
+| {h} walked across, step by step, and the old bridge only said creak
+the cold water | lake | {h} put one toe in -> it was so cold that the toe came right out again \
+| {h} jumped in with a big splash, and after a moment it was not cold at all
+the big waves | beach | {h} walked up to the water -> a wave came and {h.he} ran away from it \
+| {h} stood still and let a wave come. It only tickled {h.his} feet
+the deep hay | barn | {h} stood at the edge, ready to jump -> {h.his} feet did not want to \
+| {h} jumped. Poof! It was like landing on a cloud
+"""
+FEAR_ROWS = tuple(tuple(row) for row in _rows(FEARS))
+
+
+def brave(w: World) -> None:
+    """Someone is afraid; alone it does not work, but with a friend and a trick it does."""
+    fear, where, attempt, success = w.pick(FEAR_ROWS)
+    h, f = w.hero(beasts=False), w.friend(beasts=False)
+    p = next(place for place in SCENES if place.name == where)
+    w.cast(h=h, f=f, p=p, fear=fear)
+    w.scene(p, h, f)
+    opening(w, "friend")
+    w.paragraph()
+    w.say("{f} was having a lot of fun. But {h} was afraid of {fear}.")
+    w.act(h, "face the fear")
+    w.feel("scared", h)
+    w.speak(f, "Come on! It is fun!", "Are you coming, too?")
+    w.speak(h, "Maybe tomorrow.", "I have to tie my shoe first.", "I will only watch.")
+    w.tries(
+        2,
+        attempt,
+        "{h} closed {h.his} eyes to feel braver -> that made it even worse",
+        "{h} tried to be as brave as a lion -> {h.he} felt like a very small lion",
+        "{h} told {h.his} feet to be brave -> they did not listen",
+    )
+    w.paragraph()
+    w.say("{f} saw it and did not laugh. {f.He} came and sat down next to {h}.")
+    w.speak(f, "I was scared the first time, too. Do you know what I did?")
+    w.speak(h, "What did you do?")
+    w.speak(
+        f,
+        "I counted to three and [shouted my own name|held on to a friend].",
+        "I sang a silly song. Nobody can be afraid and silly at the same time.",
+    )
+    w.act(f, "hold hands")
+    w.say("{f} took {h} by the hand. {h} took a deep breath.")
+    w.say(success + ".")
+    w.feel("happy", h)
+    w.chat(h, "I did it!", "Again! Again!")
+    closing(
+        w,
+        "{h} did it [nine|ten|twelve] more times, and then they had to go home for dinner.",
+        "The next day, {h} saw a smaller child standing there. {h.He} knew just what to say.",
+        "{h} was still a little bit afraid, but now {h.he} knew what to do about it.",
+        lesson=("Being brave does not mean that you are never scared.",),
+    )
+
+
+# baby | its mother | her call
+BABIES = """
+duckling | duck  | Quack, quack
+kitten   | cat   | Meow, meow
+lamb     | sheep | Baa, baa
+chick    | hen   | Cluck, cluck
+puppy    | dog   | Woof, woof
+calf     | cow   | Moo, moo
+piglet   | pig   | Oink, oink
+foal     | horse | Neigh, neigh
+"""
+BABY_ROWS = tuple(tuple(row) for row in _rows(BABIES))
+NOT_MINE = {
+    "duck": "My babies can swim.",
+    "cat": "My babies can climb.",
+    "sheep": "My babies have curls.",
+    "hen": "My babies say peep, peep.",
+    "dog": "My babies chew on shoes.",
+    "cow": "My baby has brown spots.",
+    "pig": "My babies have curly tails.",
+    "horse": "My baby has long legs.",
+}
+
+
+def little_one(w: World) -> None:
+    """A baby animal cannot find its mother; after two wrong ones, listening leads to her."""
+    (baby, mother, call), *others = w.some(BABY_ROWS, 3)
+    p = w.somewhere("farm out")
+    h = w.hero(without="farm")
+    b = Person(f"the {baby}", baby, "it")
+    mothers = [Person(f"the {kind}", kind, "she") for _, kind, _ in others]
+    m = Person(f"the {mother}", mother, "she")
+    w.people += [b, m, *mothers]
+    w.cast(h=h, p=p, b=b, m=m, call=call, baby=baby)
+    w.scene(p, h)
+    opening(w)
+    w.enter(b)
+    w.act(b, "be lost")
+    w.feel("sad", b)
+    w.paragraph()
+    w.say(
+        "{h} heard a tiny cry. Under a [bush|cart] sat a {baby}, all alone.",
+        "Something small was crying behind the [fence|gate]. It was a {baby}.",
+    )
+    w.speak(b, "I cannot find my mother.", "I ran after a butterfly, and now my mother is gone.")
+    w.speak(h, "Then we will find her together.", "Do not be afraid. I will help you.")
+    for wrong in mothers:
+        w.enter(wrong)
+        w.paragraph()
+        w.cast(x=wrong)
+        w.note("attempt", h, f"asked {wrong}", NOT_MINE[wrong.kind])
+        w.say("{h} took the {baby} to {x}.", "Soon they met {x}.", "They walked on and met {x}.")
+        w.speak(h, "Is this your baby?", "Did you lose a baby?")
+        w.speak(wrong, f"No, that one is not mine. {NOT_MINE[wrong.kind]}")
+        w.leave(wrong)
+    w.paragraph()
+    w.say("{h} [sat down and thought|scratched {h.his} head].", "What could they do now?")
+    w.speak(h, "Let us be very quiet and listen.", "We have looked. Now we should listen.")
+    w.say("They were as quiet as two stones. And then, far away, they heard something.")
+    w.write(f'"{call}!"')
+    w.enter(m)
+    w.feel("happy", b, m)
+    w.paragraph()
+    w.chat(b, "That is my mother!", "I know that voice!")
+    w.say("They ran [over the grass|as fast as they could], and there was {m}!")
+    w.say("The {baby} cuddled up to {m} and would not let go.")
+    w.chat(m, "Thank you for bringing my little one back.", "Thank you, dear {h}.")
+    closing(
+        w,
+        "{h} waved until they were out of sight. The {baby} waved back with its whole body.",
+        "From then on, every time {h} came by, the {baby} ran up to say hello.",
+        "And the {baby} never ran after a butterfly again. Well, not that day.",
+        lesson=("Sometimes ears can find what eyes cannot.",),
+    )
+
+
+def gift(w: World) -> None:
+    """Every birthday present goes wrong, until the hero gives away something of their own."""
+    h, f = w.hero(beasts=False), w.friend(beasts=False)
+    p, t = w.somewhere("home", "farm"), w.thing("toy", without="wear")
+    w.cast(h=h, f=f, p=p, t=t)
+    w.scene(p, h)
+    w.own(h, t)
+    opening(w, scene=False)
+    w.say(
+        "One day, {who} sat {p.at} and thought. Tomorrow was the birthday of {f}, "
+        "and there was no present yet.",
+        "It was a {day}, but {who} sat {p.at} and worried. {f} had a birthday the next day, "
+        "and {h} had no present.",
+    )
+    w.act(h, "have no present")
+    w.feel("sad", h)
+    w.chat(h, "What could I give to {f}?", "It has to be a very good present.")
+    w.paragraph()
+    w.tries(
+        w.pick((2, 3)),
+        "{h} picked some flowers -> a goat ate them, one by one, and licked its lips",
+        "{h} baked a little cake -> it came out of the oven as black as a boot",
+        "{h} painted a picture of {f} -> the cat walked over it with wet feet",
+        "{h} wrote a song for {f} -> it had only one word, and that word was soup",
+        "{h} caught a butterfly -> it looked so sad that {h.he} let it go again",
+    )
+    w.paragraph()
+    w.say(
+        "That night, {h} looked at {h.his} {t}. {h.He} had loved it for a long time. "
+        "And then {h.he} knew.",
+        "In the evening, {h} played with {h.his} {t}. {f} had always liked it. "
+        "Slowly, an idea grew in {h.his} head.",
+    )
+    w.chat(h, "This is the one.", "Yes. That is what I will do.")
+    w.enter(f)
+    w.say(
+        "The next day, {h} [put the {t} in a box|tied a bow around the {t}] and waited for {f}. "
+        "[Soon {f} came in.|At last there was a knock at the door.]"
+    )
+    w.feel("happy", h)
+    w.speak(h, "Happy birthday, {f}!")
+    w.give(h, t, f)
+    w.say("{h} gave {f} the {t}.", "{h} held out the {t}, and {f} took it.")
+    w.speak(f, "But this is your {t}! You love it!")
+    w.speak(h, "Yes. That is why I am giving it to you.", "I do. But I like you even more.")
+    w.feel("happy", f)
+    w.maybe("{f} hugged {h}, and then {f.he} hugged the {t}, and then {h} again.")
+    closing(
+        w,
+        "They played with the {t} together until it was time for cake.",
+        "And the best part was that {h} could come and play with the {t} every day.",
+        "On the way home {h} had empty hands and a full heart.",
+        lesson=("A present does not have to be new. It has to come from the heart.",),
+    )
+
+
+def rained_out(w: World) -> None:
+    """Rain falls on a picnic; trees drip and umbrellas turn over, but a floor will do."""
+    h, f = w.hero(beasts=False), w.friend(beasts=False)
+    p, t, g = w.somewhere("soil high", "home"), w.thing("food baked"), w.elder("tall")
+    w.cast(h=h, f=f, p=p, t=t, g=g)
+    w.scene(p, h, f, g)
+    w.own(g, t)
+    opening(w, scene=False)
+    w.say(
+        "One {day}, {who}, {f} and {g} wanted to have a picnic {p.at}. {g} had made {t.a}.",
+        "It was a {day}. {who} and {f} went to {p} for a picnic, and {g} brought {t.a}.",
+    )
+    w.feel("happy", h, f)
+    w.paragraph()
+    w.say(
+        "But as soon as they sat down, a drop fell on {h}'s nose. Then it began to rain.",
+        "They had just sat down when a big gray cloud came along. Plip, plop! It began to rain.",
+    )
+    w.act(h, "get wet")
+    w.feel("sad", h, f)
+    w.speak(h, "Our picnic!", "Stop it, rain!", "Oh no! Everything is getting wet!")
+    w.tries(
+        2,
+        "they hid under the {p.high} -> the rain dripped through and ran down their necks"
+        if "tree" in p.high
+        else "they hid behind a wall -> the rain came from that side, too",
+        "{g} opened an umbrella -> the wind turned it over like a flower",
+        "{f} told the cloud to go away -> the cloud called two more clouds",
+        "they held a blanket over their heads -> soon the blanket was as heavy as a cow",
+    )
+    w.paragraph()
+    w.speak(g, "Who says that a picnic needs grass?", "I have an idea. Follow me!")
+    kitchen = next(place for place in SCENES if place.name == "kitchen")
+    w.scene(kitchen, h, f, g)
+    w.say("They ran to the house with the {t.name}. {g} put a dry blanket on the kitchen floor.")
+    w.maybe(
+        "{h} [made a sun out of paper|put up a paper sun], and {f} [sang like a bird|buzzed like "
+        "a bee].",
+    )
+    w.feel("happy", h, f)
+    w.chat(f, "Now it is a real picnic!", "And there are no ants here!")
+    w.eat(g, t)
+    w.say("{g} cut the {t.name} into pieces, and they ate every crumb.")
+    closing(
+        w,
+        "Outside it rained and rained, and nobody wanted it to stop.",
+        "When the sun came out, they did not even see it.",
+        "After that, they had a kitchen picnic every time it rained.",
+        lesson=("Rain can stop a plan, but it cannot stop friends.",),
+    )
+
+
+# noise | what it might be | a brave try | what it was
+NOISES = """
+Scratch, scratch | a monster with long claws | a hedgehog. It was looking for its dinner \
+in an old paper bag
+Crunch, crunch | a giant eating stones | {g}. {g.He} was eating cookies in the dark
+Tap, tap, tap | a ghost with cold fingers | a branch. It was knocking on the window in the wind
+Rumble, rumble | a dragon in the cellar | {f}'s tummy. There had been too little dinner in it
+Bump, bump | a robber in big boots | a kitten. It had an empty box on its head and could not see
+Hoo, hoo | a very sad ghost | an owl. It sat on the roof and looked as surprised as they did
+"""
+NOISE_ROWS = tuple(tuple(row) for row in _rows(NOISES))
+
+
+def noise(w: World) -> None:
+    """A noise at night grows in the dark and becomes small in the light of a lamp."""
+    h, f = w.hero(beasts=False), w.friend(beasts=False)
+    g = w.elder()
+    sound, guess, truth_ = w.pick(NOISE_ROWS)
+    p = next(place for place in SCENES if place.name == "bedroom")
+    w.cast(h=h, f=f, g=g, p=p, sound=sound, guess=guess, later="The next evening")
+    w.scene(p, h, f)
+    opening(w, scene=False)
+    w.say(
+        "One night, {f} [slept over|stayed] at the house of {who}. "
+        "They whispered for a long time, and then the light went out.",
+        "One evening, {who} and {f} were in bed {p.at}. It was dark, and they were almost asleep.",
+    )
+    w.paragraph()
+    w.act(h, "hear a noise")
+    w.write(f"{sound}!")
+    w.feel("scared", h, f)
+    w.speak(h, "Did you hear that?", "What was that?")
+    w.speak(f, "It must be {guess}!", "I think it is {guess}.")
+    w.tries(
+        2,
+        "they pulled the blanket over their heads -> the noise came under the blanket, too",
+        "{h} put {h.his} fingers in {h.his} ears -> now {h.he} could hear it with {h.his} nose",
+        "{f} told it to go away, please -> it did not know the word please",
+        "they sang a loud song -> when the song was over, the noise was still there",
+    )
+    w.write(f"{sound}!")
+    w.paragraph()
+    w.speak(h, "I want to know what it is.", "We have to look, or we will never sleep again.")
+    w.say("They took [a lamp|a small light], held hands and walked on their toes toward the noise.")
+    if "{g}" in truth_:
+        w.enter(g)
+    w.act(h, "look with a light")
+    w.say("{h} held up the light.", "{h} held the light high, and {f} held on to {h}.")
+    w.say("It was not {guess} at all. It was " + truth_ + ".")
+    w.feel("happy", h, f)
+    w.maybe("First they stared. Then they laughed so hard that they had to sit down.")
+    if "{g}" in truth_:
+        w.speak(g, "Would you like some, too?", "Please do not tell anybody.")
+    else:
+        w.speak(f, "I was not scared. Only my knees were.", "That is the smallest monster ever!")
+    closing(
+        w,
+        "Soon they were back in bed, and this time the only noise was a snore.",
+        "Then they went back to bed and slept until the sun came up.",
+        "After that, the dark was only dark, and {h} slept very well.",
+        lesson=("Things look bigger when you cannot see them.",),
+    )
+
+
+PLANTS = {
+    "sunflower": "taller than {h}",
+    "bean": "as high as the fence",
+    "pumpkin": "too big to carry",
+    "strawberry": "full of sweet red berries",
+}
+
+
+def seed(w: World) -> None:
+    """A seed will not be hurried; when the hero stops pulling at it and waits, it grows."""
+    h, p, g = w.hero(), w.somewhere("soil"), w.elder("grows")
+    plant = w.pick(tuple(PLANTS))
+    w.cast(h=h, g=g, p=p, plant=plant, later="One evening")
+    w.scene(p, h, g)
+    opening(w)
+    w.say("{g} was there, too, and gave {h.him} a tiny {plant} seed.")
+    w.speak(g, "Put it in the ground, give it water and wait.")
+    w.say("{h} made a hole, put in the seed and [covered it up|patted the ground].")
+    w.leave(g)
+    w.paragraph()
+    w.say(
+        "The next morning, {h} came to look. There was nothing. {h.He} [hated|could not bear] "
+        "waiting."
+    )
+    w.act(h, "see nothing grow")
+    w.feel("cross", h)
+    w.chat(h, "Hurry up, seed!", "Why are you so slow?")
+    w.tries(
+        w.pick((2, 3)),
+        "{h} gave the seed some of {h.his} soup -> seeds do not like soup",
+        "{h} dug up the seed to look at it -> it looked just the same, only colder",
+        "{h} danced around it -> nothing grew but {h.his} thirst",
+        "{h} shouted at the ground -> only a worm came out to see who was so loud",
+        "{h} read a story to it -> it slept right through the story",
+    )
+    w.paragraph()
+    w.enter(g)
+    w.say("{g} came by and saw {h.his} long face.", "Then {g} sat down next to {h.him}.")
+    w.speak(h, "It does not work!", "I think my seed is broken.")
+    w.speak(g, "It is working all the time, deep down where you cannot see it. Only wait.")
+    w.say("So {h} gave it a little water every day, and did not dig, and did not shout.")
+    w.say(
+        "One day went by, then [five|six], then [nine|ten]. And one morning, there was a tiny "
+        "green leaf!",
+    )
+    w.act(h, "see a leaf")
+    w.feel("happy", h)
+    w.chat(h, "It said hello!", "Look, {g}! It is here!")
+    w.say(f"The {plant} grew and grew. By the end of summer, it was {PLANTS[plant]}.")
+    closing(
+        w,
+        "{h} kept one seed from it. {h.He} knew now how to wait for the next one.",
+        "{h} showed it to everyone who came by, even to the worm.",
+        lesson=("Good things take their time.",),
+    )
+
+
+def bake(w: World) -> None:
+    """Baking goes wrong for plain reasons, twice, and then it smells right."""
+    h = w.hero(beasts=False)
+    p = next(place for place in SCENES if place.name == "kitchen")
+    t, g, f = w.thing("food baked"), w.elder("bakes"), w.friend(beasts=False)
+    w.cast(h=h, p=p, t=t, g=g, f=f)
+    w.scene(p, h, g)
+    opening(w)
+    w.speak(h, "I want to bake {t.a} all by myself!", "May I bake {t.a} for {f}?")
+    w.speak(g, "Go ahead. I will sit here and watch.", "Very well. Call me if you need help.")
+    w.paragraph()
+    w.act(h, "bake badly")
+    w.tries(
+        2,
+        "{h} put in three spoons of salt -> it should have been sugar, and the first bite was "
+        "awful",
+        "{h} put the dough in the oven and began to play -> when {h.he} came back, it was as "
+        "black as coal",
+        "{h} forgot the flour -> the dough ran over the table and dripped on {h.his} feet",
+        "{h} put in a whole egg with its shell -> it crunched when {h.he} tried it",
+    )
+    w.feel("sad", h)
+    w.chat(h, "I will never be a baker.", "Why does it not work?")
+    w.maybe("{g} did not laugh. Well, only a little.", "{g} tasted it and made a very funny face.")
+    w.speak(g, "Every baker has a bad day. Let us do it once more, step by step.")
+    w.paragraph()
+    w.own(h, t)
+    w.say(
+        "This time {h} [tasted the sugar first|read every word twice] and stayed next to the oven. "
+        "Soon the whole kitchen smelled [wonderful|sweet].",
+        "They counted the spoons out loud. {h} watched the oven like a cat watches a mouse, "
+        "and out came {t.a}.",
+    )
+    w.feel("happy", h)
+    w.chat(h, "Look at it! It is perfect!", "We did it!")
+    w.enter(f)
+    w.say("Then {f} came by, following {f.his} nose.", "There was a knock. It was {f}.")
+    w.chat(f, "What smells so good?", "Is there a party?")
+    w.give(h, t, f)
+    w.say("{h} handed {f} the {t.name}, and {f} cut it into three pieces.")
+    w.eat(f, t)
+    closing(
+        w,
+        "They ate it while it was still warm, and there was not a crumb left for the mouse.",
+        "{f} ate {f.his} piece and asked for one more, and that was the best prize of all.",
+        "And the first try? Even the birds said no, thank you.",
+        lesson=("{h} had learned that you may fail twice and still have a sweet day.",),
+    )
+
+
+def unstuck(w: World) -> None:
+    """A big animal is stuck and all pull in vain; the smallest finds that it need not be pulled."""
+    p = w.place = w.somewhere("farm out")
+    h, f, a = w.hero(without="stuck tiny"), w.friend(without="stuck tiny"), w.animal("stuck")
+    tiny = w.animal("tiny")
+    snack = w.thing("food halves")
+    hole = w.pick(("the mud", "a hole in the fence", "a narrow gate", "an old barrel"))
+    w.cast(h=h, f=f, p=p, a=a, x=tiny, t=snack, hole=hole)
+    w.scene(p, h, f)
+    opening(w, "friend")
+    w.enter(a)
+    w.act(a, "get stuck")
+    w.feel("sad", a)
+    w.paragraph()
+    w.say(
+        "There they met {a.full}, who was stuck in {hole}.",
+        "Somebody was calling. It was {a.full}. {a.He} was stuck in {hole}!",
+    )
+    w.speak(a, "I cannot move at all!", "I only wanted to see what was there. Help!")
+    w.tries(
+        w.pick((2, 3)),
+        "{h} pulled with all {h.his} might -> {a} did not move",
+        "{h} pulled {a}, and {f} pulled {h} -> they all fell down, and only {a} stayed where "
+        "{a.he} was",
+        "{f} pushed from behind -> {f.he} only got a very red face",
+        "they counted to three and pulled together -> nothing moved but their ears",
+    )
+    w.paragraph()
+    w.enter(tiny)
+    w.own(tiny, snack)
+    w.say(
+        "Then {x.full} came by and pulled {t.a} along behind {x.him}.",
+        "Just then {x.full} came along. {x.He} was rolling {t.a} home.",
+    )
+    w.chat(tiny, "May I try?", "Let me help. I may be small, but I have an idea.")
+    w.speak(f, "But you are so tiny!", "You? You are smaller than {a.his} ear!")
+    w.say(
+        "{x} did not pull. {x.He} only put the {t} down in front of {a}, just a little too far "
+        "away."
+    )
+    w.lose(tiny, snack, f"in front of {a}")
+    w.say(
+        "{a} [sniffed|smelled it]. {a.He} stretched. {a.He} wanted it so much that "
+        "{a.he} gave one big jump. Pop! {a.He} was free!"
+    )
+    w.take(a, snack)
+    w.eat(a, snack)
+    w.feel("happy", a, h, f)
+    w.maybe("And the {t.name} was gone in one bite.")
+    w.chat(a, "Thank you! And that was delicious.", "That was the best help I ever ate!")
+    closing(
+        w,
+        "{h} laughed and clapped for {x}, who took a very small bow.",
+        "From then on, when something was hard, they all asked {x} first.",
+        "{a} never went near {hole} again, but {a.he} thought about that {t.name} for weeks.",
+        lesson=("A clever idea can be stronger than four strong arms.",),
+    )
+
+
+def shiny(w: World) -> None:
+    """A bird takes something shiny; begging does not help, but a fair trade does."""
+    h, p = w.hero("flies climbs"), w.somewhere("out high")
+    t, other = w.thing("shiny"), w.thing("shiny")
+    crow = next(beast for beast in BEASTS if beast.name == "Jet")
+    w.people.append(crow)
+    w.cast(h=h, p=p, t=t, o=other, a=crow, high=p.high)
+    w.scene(p, h)
+    w.own(h, t)
+    w.own(h, other)
+    opening(w, "thing")
+    w.lose(h, t, "beside a stone")
+    w.enter(crow)
+    w.take(crow, t)
+    w.paragraph()
+    w.say(
+        "{h} put the {t} down beside a stone, only for a moment. "
+        "Swoosh! Something black came down from the sky, and the {t} was gone.",
+        "When {h} put the {t} down to scratch {h.his} ear, a black wing brushed {h.his} nose. "
+        "Swoosh! The {t} was gone.",
+    )
+    w.say("It was {a.full}, and {a.he} flew up to the {high} with it.")
+    w.feel("sad", h)
+    w.speak(h, "That is mine! Give it back!", "Please give me back my {t}!")
+    w.speak(crow, "But it shines so nicely!", "No. I found it, and I like it.")
+    w.tries(
+        2,
+        "{h} shook the {high} -> only a few drops of rain fell on {h.his} head",
+        "{h} tried to climb up -> {h.he} slid down again at once",
+        "{h} said that the {t} was not even pretty -> {a} could see that it was",
+        "{h} began to sing, very badly -> {a} liked it and asked for more",
+    )
+    w.paragraph()
+    w.say(
+        "{h} sat down and thought. Then {h.he} felt something else in {h.his} {h.bag}. "
+        "It was {o.a}."
+    )
+    w.speak(h, "I will give you my {o} for it. It shines even more.")
+    w.say("{a} put {a.his} head to one side. {a.He} hopped down to look at it.")
+    w.give(h, other, crow)
+    w.give(crow, t, h)
+    w.say(
+        "Then {a} took the {o} and put the {t} into {h.his} hand."
+        if not w.beasts
+        else "Then {a} took the {o} and put the {t} down in front of {h}, and {h} picked it up."
+    )
+    w.feel("happy", h, crow)
+    w.speak(crow, "I never wanted to make you sad. I only like things that shine.")
+    closing(
+        w,
+        "From then on, {h} brought {a} something shiny every week, and {a} told {h} the news.",
+        "High up on the {high}, the {o} shone like a star all evening.",
+        "{h} went home with the {t}, and {a} flew home with the {o}. Both were happy.",
+        lesson=("Asking is good, but a fair trade is better.",),
+    )
+
+
+# skill | place | three attempts | how it went in the end
+SKILLS = """
+ride a bike | park | {h} pushed off -> {h.he} forgot to steer and rode into a bush; \
+{h} held on very tight -> {h.he} forgot to push with {h.his} feet and tipped over; \
+{h} looked at {h.his} feet -> then {h.he} could not see the road | \
+{h} rode around the fountain, and the wind blew in {h.his} hair
+whistle | meadow | {h} blew as hard as {h.he} could -> it only made {h.his} cheeks hurt; \
+{h} blew very softly -> nothing came out but air; \
+{h} tried it with a mouth full of bread -> that was a mistake | \
+{h} made a small, clear sound, and a bird in the sky answered
+jump rope | yard | {h} jumped too early -> the rope hit {h.his} toes; \
+{h} jumped too late -> the rope caught {h.his} foot; \
+{h} closed {h.his} eyes to listen to the rope -> it came faster than it sounded | \
+{h} jumped seven times, then eight, then nine
+walk on two hands | meadow | {h} kicked up {h.his} legs -> {h.he} fell over like a log; \
+{h} put {h.his} hands in the grass -> a beetle tickled {h.him} and {h.he} had to laugh; \
+{h} took one step -> {h.his} arms bent and {h.his} nose landed in the clover | \
+{h} took three steps on {h.his} hands before {h.he} sat down
+skip a stone | lake | {h} threw a big stone -> it sank with a loud plop; \
+{h} threw a stone very hard -> it flew right over a frog and into the reeds; \
+{h} threw a round stone -> round stones do not skip | \
+{h} took a flat stone. It jumped once, twice, three times over the water
+"""
+SKILL_ROWS = tuple(tuple(row) for row in _rows(SKILLS))
+
+
+def learn(w: World) -> None:
+    """A skill does not come at once; each fall has a reason, and practice overcomes them."""
+    skill, where, attempts, success = w.pick(SKILL_ROWS)
+    h, f = w.hero(beasts=False), w.friend(beasts=False)
+    p = next(place for place in SCENES if place.name == where)
+    w.cast(h=h, f=f, p=p, skill=skill)
+    w.scene(p, h, f)
+    opening(w, "friend")
+    w.say("{f} could {skill}, and {h} wanted to learn it, too.")
+    w.speak(h, "That looks easy!", "Let me try it!")
+    w.paragraph()
+    w.say("But it was not easy at all.", "It was not as easy as it looked.")
+    w.tries(w.pick((2, 3)), *attempts.split("; "))
+    w.feel("cross", h)
+    w.speak(h, "I will never learn it!", "I give up! It is silly anyway!")
+    w.maybe("{h} sat down with {h.his} back to {f}.")
+    w.paragraph()
+    w.speak(f, "Do you know how often I fell before I could {skill}? A hundred times.")
+    w.speak(h, "A hundred times? Really?")
+    w.speak(f, "Maybe a hundred and one. Come on, I will show you slowly.")
+    w.act(f, "show how")
+    w.say("{f} showed {h.him}, step by step. Then {h} tried again. And again. And again.")
+    w.maybe("A snail came by, watched for a while and went on.", "The sun went slowly down.")
+    w.say("And then it worked! " + success + ".")
+    w.act(h, "succeed")
+    w.feel("happy", h, f)
+    w.chat(h, "Did you see that?", "I can do it! I can do it!")
+    w.speak(f, "I knew it! That was wonderful!")
+    closing(
+        w,
+        "{h} did it all the way to dinner time, and in {h.his} dreams, too.",
+        "The next week, {h} showed it to a little boy. He fell, and {h} helped him up.",
+        "{h} had two dirty knees and the biggest smile in town.",
+        lesson=("What you cannot do yet, you can learn.",),
+    )
+
+
+def newcomer(w: World) -> None:
+    """Somebody new is shy; loud greetings do not help, but playing quietly nearby does."""
+    h, f = w.hero(), w.friend()
+    p, t = w.somewhere("out"), w.thing("toy pair")
+    w.cast(h=h, f=f, p=p, t=t)
+    w.scene(p, h)
+    w.own(h, t)
+    opening(w, "thing")
+    w.enter(f)
+    w.paragraph()
+    w.act(f, "come new")
+    w.feel("scared", f)
+    w.say(
+        "Somebody new was there, {f.a} that {h} had never seen before. {f.He} stood all alone "
+        "and looked at the ground.",
+        "Not far away stood {f.a}, quiet and alone. {f.He} was new and did not know anyone.",
+    )
+    w.speak(h, "Hello! I am {h}. Do you want to play?", "Hello! What is your name?")
+    w.say("The {f.kind} did not say a word.", "But the {f.kind} only looked away.")
+    w.tries(
+        2,
+        "{h} made a funny face -> the new {f.kind} hid {f.his} own face",
+        "{h} sang {h.his} loudest song -> the new {f.kind} covered {f.his} ears",
+        "{h} danced like a chicken -> the new {f.kind} took a step back",
+        "{h} told a long joke -> {h.he} forgot the end of it",
+    )
+    w.paragraph()
+    w.say(
+        "So {h} tried something else. {h.He} sat down, not too near, and played quietly with "
+        "the {t}. {h.He} left a place free next to {h.him}.",
+        "Then {h} stopped being loud. {h.He} sat down and played with the {t}, all by {h.himself}.",
+    )
+    w.say("[Step by step|Bit by bit], the new {f.kind} came closer.")
+    w.give(h, t, f)
+    w.say("{h} did not say anything. {h.He} just held out the {t}, and the {f.kind} took it.")
+    w.feel("happy", f, h)
+    w.speak(f, "My name is {f}. I like your {t}.", "I am {f}. Can we play together?")
+    w.maybe("They played and talked, and {f} turned out to be [very funny|full of ideas].")
+    w.give(f, t, h)
+    w.say("When it was time to go, {f} gave the {t} back.")
+    w.speak(f, "Will you be here tomorrow?", "See you tomorrow?")
+    w.speak(h, "Yes! And the day after tomorrow, too.", "Of course! I will save you a place.")
+    closing(
+        w,
+        "The next day, {f} was there first, and now it was {h} who had to run.",
+        "Soon {f} was so loud that {h} had to laugh.",
+        "And that is how {h} and {f} became friends.",
+        lesson=("Some friends you find by being quiet.",),
+    )
+
+
+def heavy(w: World) -> None:
+    """Something too heavy to carry need not be carried: round things roll, others slide."""
+    h, f, p = w.hero(), w.friend(), w.somewhere("out soil")
+    g, t = w.elder(), w.thing("heavy", without="cold")
+    w.cast(h=h, f=f, g=g, p=p, t=t)
+    w.scene(p, h)
+    w.own(h, t)
+    opening(w)
+    w.say(
+        "There {h} found {t.a}. It had no owner, and it would be a wonderful gift for {g}.",
+        "There lay {t.a}. {g} had told {h.him} to bring it home.",
+    )
+    w.paragraph()
+    w.say("But the {t.name} was very heavy.", "But it was not a light {t.name}.")
+    w.act(h, "try to lift")
+    w.tries(
+        2,
+        "{h} tried to lift it -> only {h.his} own feet left the ground",
+        "{h} pulled it with a rope -> the rope broke and {h.he} sat down with a bump",
+        "{h} asked it nicely to come along -> it was not that kind of {t.name}",
+        "{h} tried to carry it on {h.his} back -> it was as heavy as an elephant",
+    )
+    w.feel("sad", h)
+    w.enter(f)
+    w.say("Then {f.full} came along.", "Along came {h.his} friend {f.full}.")
+    w.speak(f, "What are you doing?", "Why is your face so red?")
+    w.speak(h, "I want to bring this to {g}, but I cannot lift it.")
+    w.say("They tried to lift it together, but they got it only as high as a mouse.")
+    w.paragraph()
+    w.say("{f} sat down on the {t.name} to rest. It moved a little. {h} saw it and jumped up.")
+    w.speak(h, "It is round! We do not have to lift it. We can roll it!")
+    w.act(h, "have an idea")
+    w.say(
+        "They gave it a push, and it rolled [slowly over the grass|along the road] like a "
+        "[fat|sleepy] sheep."
+    )
+    w.maybe("Once it rolled over the hat of a scarecrow.", "A duck had to jump out of the way.")
+    w.feel("happy", h, f)
+    w.scene(p, h, f, g)
+    w.give(h, t, g)
+    w.say("At last they rolled it up to {g}.", "So they brought it to {g}, who was very surprised.")
+    w.chat(g, "How did two little ones move such a heavy {t.name}?", "Did a giant help you?")
+    w.speak(f, "We did not carry it. We thought about it!", "It walked. Well, almost.")
+    closing(
+        w,
+        "{g} laughed and gave each of them a big hug and a small cookie.",
+        "That night, {h} and {f} both dreamed that they were rolling down a hill.",
+        "Then they all sat down on the {t.name} and looked at the sky."
+        if t.name in ("log", "barrel")
+        else "It was the biggest {t.name} that {g} had ever been given.",
+        lesson=("When strong arms are not enough, try a good idea.",),
+    )
+
+
+def turns(w: World) -> None:
+    """Two pull at one thing until it lies in the mud; there is a game in which both can have it."""
+    h, f, p = w.hero(), w.friend(), w.somewhere("out")
+    t = w.thing("toy pair")
+    w.cast(h=h, f=f, p=p, t=t)
+    w.scene(p, h, f)
+    w.own(h, t)
+    opening(w, "friend", "thing")
+    w.paragraph()
+    w.say("Both of them wanted to play with the {t}.", "But there was only one {t.name}.")
+    w.speak(f, "Now it is my turn!", "Let me have it now!")
+    w.speak(h, "No, I am not done yet!", "But it is mine!")
+    w.lose(h, t, "in the mud")
+    w.say(
+        "{h} pulled, and {f} pulled. Plop! The {t} fell into the mud.",
+        "They pulled and pulled until both of them fell down. The {t} landed in the mud.",
+    )
+    w.feel("cross", h, f)
+    w.maybe("{h} sat down on one side of the mud and {f} on the other side. Nobody talked.")
+    w.tries(
+        2,
+        "{h} tried to play alone -> it is no fun to hide when nobody looks for you",
+        "{f} told a joke to a tree -> the tree did not laugh",
+        "they played who can be quiet the longest -> that game had no winner",
+    )
+    w.paragraph()
+    w.maybe("A frog came out of the mud, looked at them and went back in.")
+    w.speak(h, "I am sorry that I pulled.", "It is so boring without you.")
+    w.act(h, "say sorry")
+    w.feel("sorry", h, f)
+    w.speak(f, "I am sorry, too. Let us wash it.", "Me too. The poor {t.name} is all dirty.")
+    w.take(f, t)
+    w.say("{f} picked up the {t}, and together they washed it until it was clean.")
+    w.chat(f, "Ten minutes for you and ten minutes for me?", "How can two play with one {t.name}?")
+    w.speak(h, "I know something better. Let us make up a game for two!")
+    w.act(h, "make up a game")
+    w.say(
+        "In the new game, {h} was a [king|pirate|doctor], {f} was a [dragon|captain|horse], and "
+        "the {t} was a treasure that they had to bring home together.",
+        "They played that the {t} was a [lost child|sick lion], and both of them took care of it.",
+    )
+    w.feel("happy", h, f)
+    w.give(f, t, h)
+    w.say("In the end, {f} handed the {t} back to {h}.")
+    closing(
+        w,
+        "And they never pulled at it again. Well, almost never.",
+        "It was such a good game that they played it again the next day, and the next.",
+        "{h} and {f} went home side by side, and a little muddy.",
+        lesson=("One toy is enough when you play together.",),
+    )
+
+
+PLOTS: tuple[Callable[[World], None], ...] = (
+    lost,
+    stuck_high,
+    floated,
+    mended,
+    truth,
+    shared_bite,
+    brave,
+    little_one,
+    gift,
+    rained_out,
+    noise,
+    seed,
+    bake,
+    unstuck,
+    shiny,
+    learn,
+    newcomer,
+    heavy,
+    turns,
+)
+
+
+# --------------------------------------------------------------------------------- the interface
+
+
+def tell(index: int, seed: int = 0) -> Story:
+    """Story number `index` of a seed: its text and the facts behind it."""
+    rng = random.Random(f"storybook {seed} {index}")
+    world = World(rng)
+    plot = world.pick(PLOTS)
+    plot(world)
+    people, things = tuple(world.people), tuple(world.things)
+    return Story(plot.__name__, world.text, people, things, tuple(world.facts))
+
+
+def stories(count: int, seed: int = 0) -> Iterator[str]:
+    """Yields the stories 0 to count-1 of a seed; each depends on nothing but (seed, index)."""
+    for index in range(count):
+        yield tell(index, seed).text

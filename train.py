@@ -1,0 +1,745 @@
+"""Train a GPT on a prepared dataset.
+
+    python train.py config/tinystories_30m.py                   one GPU, or the CPU
+    python train.py config/tinystories_30m.py --batch_size=32   any setting changed
+    python train.py --init_from=resume --out_dir=out/x          go on where a run stopped
+    torchrun --nproc_per_node=4 train.py config/...             four GPUs
+
+Ctrl-C saves and says how to go on. The run folder out/<run>/ holds everything; see
+tinystories/checkpoint.py for what is in it.
+"""
+
+import dataclasses
+import math
+import os
+import signal
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configurator import UserError, check, parse, run
+
+
+@dataclass
+class Settings:
+    # Run
+    out_dir: str = "out/gpt"  # folder of the run
+    init_from: str = "scratch"  # scratch, resume, or a run folder or .pt file to fine-tune
+    overwrite: bool = False  # start anew in a folder that holds a run
+    eval_only: bool = False  # measure the losses, print them and end
+    seed: int = 1337  # of the first weights, the order of the data and dropout
+    # Data
+    dataset: str = "tinystories"  # folder under data/, made by prepare.py
+    batch_size: int = 64  # windows in a micro-batch: what the memory has to hold
+    gradient_accumulation_steps: int = 4  # micro-batches in a step, over all processes
+    # Model
+    block_size: int = 256  # tokens in a window
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 384  # channels
+    dropout: float = 0.0  # 0 is good while no token is seen often; 0.1 and more against that
+    bias: bool = False  # biases in linear layers and LayerNorms
+    # Optimizer (AdamW)
+    max_iters: int = 5000  # steps
+    max_minutes: float | None = None  # budget of training time, which the schedule follows
+    learning_rate: float = 1e-3  # the highest
+    decay_lr: bool = True  # cosine from learning_rate to min_lr
+    warmup_iters: int = 100  # steps of linear warmup
+    lr_decay_iters: int | None = None  # the step that reaches min_lr; None: max_iters
+    min_lr: float = 1e-4
+    weight_decay: float = 0.1  # on matrices only
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0  # highest norm of the gradient; 0 never clips
+    # Evaluation and logs
+    eval_interval: int = 250  # steps between evaluations
+    eval_tokens: int = 262_144  # validation tokens at each; the last step takes them all
+    log_interval: int = 10  # steps between lines
+    save_minutes: float = 10.0  # save between evaluations too, this often
+    wandb_log: bool = False  # log to Weights & Biases as well
+    wandb_project: str = "tinystories"
+    wandb_run_name: str | None = None  # None: the name of the run folder
+    # Machine
+    device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool | Literal["auto"] = "auto"  # torch.compile
+
+    def __post_init__(self):
+        counts = "batch_size gradient_accumulation_steps max_iters eval_interval eval_tokens"
+        for name in f"{counts} log_interval".split():
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in "learning_rate min_lr weight_decay grad_clip warmup_iters seed".split():
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UserError("beta1 and beta2 must lie in 0 to 1, without 1")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise UserError("max_minutes must be above 0, or None for no budget")
+
+
+if __name__ == "__main__":  # --help and mistakes answer before the slow imports
+    run(lambda argv: Settings(**parse(Settings, argv)[0]))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from model import GPT, GPTConfig  # noqa: E402
+from tinystories import checkpoint, device, storyteller, tokens  # noqa: E402
+from tinystories.tokenizer import Tokenizer, gpt2  # noqa: E402
+
+RANK = int(os.environ.get("RANK", 0))  # set by torchrun
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+SHAPE = ("block_size", "n_layer", "n_head", "n_embd", "bias")  # fixed once a model exists
+HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU    left"
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM came; args[0] is the signal's number."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0  # finished steps
+    windows: int = 0  # windows of training tokens seen
+    seconds: float = 0.0  # training time, without set-up, evaluation and saving
+    best_val: float = math.inf  # lowest validation loss so far, nats per token
+    evaluated: int = -1  # the last step that was evaluated
+    wandb_id: str | None = None
+
+
+@dataclass
+class Run:
+    """All that the loop works with."""
+
+    settings: Settings
+    folder: Path
+    hardware: device.Hardware
+    data: tokens.Dataset
+    tokenizer: Tokenizer
+    network: GPT  # the plain module, which is saved
+    model: torch.nn.Module  # the same, compiled where that works
+    ddp: torch.nn.Module  # the same, wrapped where several processes train
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    progress: Progress
+    shuffle: tokens.Shuffle
+    guard: "Guard"
+    clock: "Clock"
+    log: checkpoint.Log | None = None  # on rank 0
+    bar: tqdm | None = None
+    signal: int = 0  # the signal that came, if one did
+    saved_at: float = 0.0
+    logged: tuple[int, float] = (0, 0.0)  # windows and seconds when the last line was printed
+
+
+# Small helpers ------------------------------------------------------------------------------
+
+
+def say(text: str = "") -> None:
+    """Print on rank 0, above the progress bar."""
+    if RANK == 0:
+        tqdm.write(text)
+
+
+class Clock:
+    """Seconds of training; stands still while it is paused."""
+
+    def __init__(self, seconds: float):
+        self.before, self.since = seconds, None
+
+    def now(self) -> float:
+        return self.before + (time.perf_counter() - self.since if self.since else 0.0)
+
+    def start(self) -> None:
+        self.since = time.perf_counter()
+
+    def pause(self) -> None:
+        self.before, self.since = self.now(), None
+
+
+class Guard:
+    """Keeps a non-finite loss or gradient out of the weights, without asking the device.
+
+    The verdict stays on the device, where AdamW reads it; the host looks when it prints.
+    """
+
+    def __init__(self, where: torch.device):
+        self.tripped = torch.zeros((), dtype=torch.bool, device=where)
+        self.first = torch.zeros(4, device=where)  # step, learning rate, loss, gradient norm
+
+    def look(self, step: int, rate: float, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        """Look at one step; returns 1.0 from the first bad step on, as AdamW's found_inf."""
+        bad = ~(loss.isfinite() & norm.isfinite())
+        numbers = [loss.new_full((), step), loss.new_full((), rate), loss, norm]
+        self.first = torch.where(bad & ~self.tripped, torch.stack(numbers), self.first)
+        self.tripped = self.tripped | bad
+        return self.tripped.float()
+
+    def check(self) -> None:
+        """Raises UserError if a bad step has been seen."""
+        if self.tripped.item():
+            step, rate, loss, norm = self.first.tolist()
+            raise UserError(
+                f"step {step:.0f} came out non-finite: loss {loss:.4g}, gradient norm {norm:.4g}, "
+                f"learning rate {rate:.3g}. The weights were spared; resume from the last save "
+                "with a lower learning_rate, or with --dtype=float32"
+            )
+
+
+def learning_rate(s: Settings, step: int, share: float) -> float:
+    """The rate of a step: linear warmup, then a cosine down to min_lr (Loshchilov & Hutter 2017).
+
+    Args:
+        step: steps finished before this one.
+        share: of the max_minutes that are spent; takes the steps' place where there is a budget.
+    """
+    if not s.decay_lr:
+        return s.learning_rate * min(1.0, (step + 1) / (s.warmup_iters + 1))
+    if step < s.warmup_iters:
+        return s.learning_rate * (step + 1) / (s.warmup_iters + 1)
+    if s.max_minutes is None:
+        last = s.max_iters if s.lr_decay_iters is None else s.lr_decay_iters
+        share = (step - s.warmup_iters) / max(1, last - s.warmup_iters)
+    return s.min_lr + (s.learning_rate - s.min_lr) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+
+def agree(r: Run) -> float:
+    """What all processes must hold alike: whether to stop, and the share of the budget spent.
+
+    Raises:
+        Stopped: a signal came to any of them.
+    """
+    budget = r.settings.max_minutes
+    number, share = r.signal, r.progress.seconds / (60 * budget) if budget else 0.0
+    if WORLD_SIZE > 1:
+        both = torch.tensor([number, share if RANK == 0 else 0.0], dtype=torch.float64)
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        number, share = int(both[0]), both[1].item()
+    if number:
+        raise Stopped(number)
+    return share
+
+
+def short(count: float) -> str:
+    """A count in at most five characters: 614M, 1.23M, 8.5K."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}" if count < 999.5 * size else f"{count:.1e}"
+    return f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 45s, 12m05s, 3h20m."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+# Set-up -------------------------------------------------------------------------------------
+
+
+def begin(given: dict) -> tuple[Settings, dict | None]:
+    """The settings of the run, and the saved state that it starts from, if any.
+
+    Raises:
+        UserError: a run is in the way, none is there to resume, or a shape would change.
+    """
+    settings = Settings(**given)
+    folder = checkpoint.run_folder(settings.out_dir)
+    if settings.init_from == "scratch":
+        saved = None
+    elif settings.init_from == "resume":
+        own = check(Settings, checkpoint.read_config(folder), f"{folder / 'config.json'}: ")
+        settings = Settings(**own | given)
+        saved = checkpoint.load(folder / "ckpt.pt")
+        if settings.seed != saved["seed"]:
+            raise UserError(f"the run has seed={saved['seed']}; a resumed run keeps it")
+    else:
+        path = checkpoint.run_folder(settings.init_from)
+        saved = checkpoint.load(path / "best.pt" if path.is_dir() else path)
+    if saved:
+        shape = saved["model_config"]
+        for name in SHAPE:
+            if given.get(name, shape[name]) != shape[name]:
+                raise UserError(f"{name}={given[name]}, but the saved model has {shape[name]}")
+        settings = dataclasses.replace(settings, **{name: shape[name] for name in SHAPE})
+    in_the_way = (folder / "ckpt.pt").exists() and not settings.overwrite
+    if in_the_way and settings.init_from != "resume" and not settings.eval_only:
+        raise UserError(
+            f"{settings.out_dir} holds a run already; go on with it (--init_from=resume), "
+            "choose another --out_dir, or start over with --overwrite=True"
+        )
+    if settings.gradient_accumulation_steps % WORLD_SIZE:
+        raise UserError(
+            f"gradient_accumulation_steps={settings.gradient_accumulation_steps} does not divide "
+            f"among {WORLD_SIZE} processes"
+        )
+    return settings, saved
+
+
+def open_data(s: Settings, docs: list[str], saved: dict | None):
+    """The dataset and its tokenizer.
+
+    Raises:
+        UserError: the data is not prepared, or is not what the saved model was trained on.
+    """
+    try:
+        data = tokens.open_dataset(s.dataset, s.block_size)
+    except FileNotFoundError as missing:
+        lines = [line.strip() for doc in docs for line in doc.splitlines()]
+        command = next((line for line in lines if line.startswith("python prepare.py")), None)
+        command = command or "python prepare.py (--help shows how)"
+        raise UserError(f"{missing.args[0]} is not there; prepare it: {command}") from None
+    tokenizer = Tokenizer.load(data.folder / "tokenizer.json") if data.meta else gpt2()
+    if not data.meta:
+        say(f"{data.folder} has no meta.json: its ids are taken for GPT-2's")
+    if tokenizer.vocab_size != data.vocab_size:
+        raise UserError(f"{data.folder / 'tokenizer.json'} is not the one that meta.json describes")
+    if saved and saved["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(f"the saved model has another tokenizer than the dataset {s.dataset}")
+    if saved and s.init_from == "resume" and saved["data"] != data.identity():
+        raise UserError(f"the run was trained on other data than {s.dataset} holds now")
+    return data, tokenizer
+
+
+def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
+    """Build everything that the loop works with, and say what will happen."""
+    data, tokenizer = open_data(s, docs, saved)
+    on_gpus = WORLD_SIZE > 1 and torch.cuda.is_available() and s.device in ("auto", "cuda")
+    hardware = device.choose(f"cuda:{LOCAL_RANK}" if on_gpus else s.device, s.dtype)
+    where = hardware.device
+    if WORLD_SIZE > 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    torch.manual_seed(s.seed)
+    shape = {name: getattr(s, name) for name in SHAPE}
+    network = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, dropout=s.dropout, **shape))
+    if saved:
+        network.load_state_dict(saved["model"])
+    network.to(where)
+    groups = network.optimizer_groups(s.weight_decay)
+    describe(s, data, tokenizer, hardware, network, groups)
+    optimizer = torch.optim.AdamW(groups, s.learning_rate, (s.beta1, s.beta2), fused=True)
+    scaler = torch.amp.GradScaler(where.type, enabled=hardware.dtype == torch.float16)
+    progress = Progress()
+    if saved and s.init_from == "resume":
+        optimizer.load_state_dict(saved["optimizer"])
+        for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+            group |= {"weight_decay": fresh["weight_decay"], "betas": (s.beta1, s.beta2)}
+        scaler.load_state_dict(saved["scaler"])
+        progress = Progress(**saved["progress"])
+    model, line = device.compiled(network, s.compile, hardware, lambda m: warm_up(m, s, hardware))
+    network.zero_grad(set_to_none=True)
+    say(line)
+    ddp = model
+    if WORLD_SIZE > 1:
+        ddp = torch.nn.parallel.DistributedDataParallel(model)
+    return Run(
+        settings=s,
+        folder=checkpoint.run_folder(s.out_dir),
+        hardware=hardware,
+        data=data,
+        tokenizer=tokenizer,
+        network=network,
+        model=model,
+        ddp=ddp,
+        optimizer=optimizer,
+        scaler=scaler,
+        progress=progress,
+        shuffle=tokens.Shuffle(len(data.train), s.block_size, s.seed),
+        guard=Guard(where),
+        clock=Clock(progress.seconds),
+    )
+
+
+def warm_up(model: torch.nn.Module, s: Settings, hardware: device.Hardware) -> None:
+    """One forward and backward pass over nothing, which makes torch.compile compile."""
+    x = torch.zeros(s.batch_size, s.block_size, dtype=torch.long, device=hardware.device)
+    with hardware.autocast():
+        loss = model(x, x)
+    loss.backward()
+
+
+def describe(s, data, tokenizer, hardware, network, groups) -> None:
+    """Say in plain words what will be trained, on what, and how long."""
+    splits = data.meta["splits"] if data.meta else {}
+    stories = {name: f", {splits[name]['stories']:,} stories" for name in splits}
+    windows = s.batch_size * s.gradient_accumulation_steps
+    say(f"run: {s.out_dir} ({s.init_from})")
+    say(
+        f"data: {s.dataset}, to train on {len(data.train):,} tokens{stories.get('train', '')}; "
+        f"to validate on {len(data.val):,}{stories.get('val', '')}"
+    )
+    say(f"vocabulary: {tokenizer.vocab_size:,} ids ({tokenizer.kind})")
+    say(
+        f"model: {s.n_layer} layers, {s.n_head} heads, {s.n_embd} channels, "
+        f"window of {s.block_size} tokens, dropout {s.dropout}"
+    )
+    say(f"number of parameters: {network.count_parameters() / 1e6:.2f}M")
+    for kind, group in zip(("decayed", "non-decayed"), groups, strict=True):
+        count = sum(p.numel() for p in group["params"])
+        say(f"num {kind} parameter tensors: {len(group['params'])}, with {count:,} parameters")
+    say("using fused AdamW: True")
+    for reason in hardware.reasons:
+        say(reason)
+    say(f"tokens per iteration will be: {windows * s.block_size:,}")
+    say(
+        f"  = {s.batch_size} windows in a micro-batch x {s.gradient_accumulation_steps} "
+        f"micro-batches x {s.block_size} tokens in a window"
+    )
+    epoch = tokens.Shuffle(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
+    if s.max_minutes is None:
+        say(f"{s.max_iters:,} steps will go {s.max_iters / epoch:.3g} times through the data")
+    else:
+        say(
+            f"as many steps as {s.max_minutes:g} minutes allow, at most {s.max_iters:,}; "
+            f"{epoch:,.0f} go once through the data"
+        )
+
+
+# Loop ---------------------------------------------------------------------------------------
+
+
+def main(argv: list[str]) -> None:
+    given, docs = parse(Settings, argv)
+    started = time.perf_counter()
+    settings, saved = begin(given)
+    r = set_up(settings, docs, saved)
+    if settings.eval_only:
+        losses = evaluate(r, whole=True)
+        if losses:
+            say(evaluation_line(r, *losses))
+        return
+    open_run_folder(r, saved)
+    stop_on_signals(r)
+    try:
+        train(r)
+    except Stopped as stopped:
+        r.bar.close()
+        if RANK == 0:
+            save(r)
+            say(f"stopped and saved after step {r.progress.step}; go on with: {resume_command(r)}")
+        leave()
+        sys.exit(128 + stopped.args[0])
+    r.bar.close()
+    minutes, whole = r.progress.seconds / 60, (time.perf_counter() - started) / 60
+    say(f"done: {minutes:.1f} minutes of training, {whole:.1f} with all around it")
+    say(f"hear it: python sample.py --out_dir={settings.out_dir}")
+    leave()
+
+
+def train(r: Run) -> None:
+    """Train until the steps or the minutes are spent.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    s, p = r.settings, r.progress
+    say(HEADER)
+    r.saved_at, r.logged = time.perf_counter(), (p.windows, p.seconds)
+    share = agree(r)
+    while True:
+        finished = p.step >= s.max_iters or share >= 1
+        if p.evaluated < p.step and (finished or p.step % s.eval_interval == 0):
+            if RANK == 0:
+                evaluate_and_save(r, finished)
+            share = agree(r)
+        if finished:
+            return
+        r.clock.start()
+        rate = learning_rate(s, p.step, share)
+        loss, norm = train_step(r, rate)
+        if p.step % s.log_interval == 0:
+            r.guard.check()
+            p.seconds = r.clock.now()
+            if RANK == 0:
+                log_step(r, loss.item(), rate, norm.item())
+        r.clock.pause()
+        p.seconds = r.clock.now()
+        r.bar.update(p.seconds - r.bar.n if s.max_minutes else 1)
+        if RANK == 0 and time.perf_counter() - r.saved_at > 60 * s.save_minutes:
+            save(r)
+        share = agree(r)
+
+
+def train_step(r: Run, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step of AdamW.
+
+    Returns:
+        the mean loss over all micro-batches of all processes and the norm of the gradient, both
+        on the device.
+
+    Raises:
+        Stopped: a signal came; the step leaves no trace.
+    """
+    s, p = r.settings, r.progress
+    count = s.batch_size * s.gradient_accumulation_steps
+    micro_batches = r.shuffle.starts(p.windows, count).reshape(-1, s.batch_size)
+    mine = micro_batches[RANK::WORLD_SIZE]
+    # Chance within a step depends on nothing else, so evaluating and telling cannot disturb it.
+    seed = np.random.SeedSequence([s.seed, p.step, RANK]).generate_state(1, np.uint64)
+    torch.manual_seed(int(seed[0]))
+    loss = torch.zeros((), device=r.hardware.device)
+    r.optimizer.zero_grad(set_to_none=True)
+    for i, starts in enumerate(mine):
+        agree(r)
+        x, y = (to_device(ids, r.hardware.device) for ids in r.data.train.windows(starts))
+        if WORLD_SIZE > 1:  # gradients travel between processes once a step
+            r.ddp.require_backward_grad_sync = i == len(mine) - 1
+        with r.hardware.autocast():
+            micro_loss = r.ddp(x, y) / len(mine)
+        r.scaler.scale(micro_loss).backward()
+        loss += micro_loss.detach()
+    if WORLD_SIZE > 1:
+        dist.all_reduce(loss)
+        loss /= WORLD_SIZE
+    norm = update(r, rate, loss)
+    p.step += 1
+    p.windows += count
+    return loss, norm
+
+
+def update(r: Run, rate: float, loss: torch.Tensor) -> torch.Tensor:
+    """Let AdamW take its step, unless loss or gradient are not finite; the gradient's norm."""
+    r.scaler.unscale_(r.optimizer)
+    limit = r.settings.grad_clip or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(r.network.parameters(), limit)
+    for group in r.optimizer.param_groups:
+        group["lr"] = rate
+    if r.scaler.is_enabled():  # skips a gradient that overflowed, and lowers its scale
+        r.guard.look(r.progress.step + 1, rate, loss, torch.zeros_like(loss))
+        r.scaler.step(r.optimizer)
+        r.scaler.update()
+    else:
+        # The fused AdamW passes over a step where found_inf is 1, as it does for the GradScaler.
+        r.optimizer.found_inf = r.guard.look(r.progress.step + 1, rate, loss, norm)
+        r.optimizer.step()
+    return norm
+
+
+def to_device(ids: np.ndarray, where: torch.device) -> torch.Tensor:
+    """The ids on the device; CUDA copies them while the host goes on."""
+    tensor = torch.from_numpy(ids)
+    if where.type == "cuda":
+        return tensor.pin_memory().to(where, non_blocking=True)
+    return tensor.to(where)
+
+
+# Evaluating, logging, saving ----------------------------------------------------------------
+
+
+def evaluate(r: Run, whole: bool):
+    """The losses on training and validation tokens.
+
+    Args:
+        whole: take all validation tokens, not only the first eval_tokens.
+
+    Returns:
+        (train, val, head), where head is the loss of the first eval_tokens validation tokens,
+        which compares between steps; None if a signal came meanwhile.
+    """
+    s, data = r.settings, r.data
+    size = s.batch_size
+    all_starts = data.val.in_order(None if whole else s.eval_tokens)
+    head = data.val.in_order(s.eval_tokens)
+    parts = {
+        "val": (data.val, head),
+        "rest": (data.val, all_starts[len(head) :]),
+        "train": (data.train, data.train.spread(len(all_starts))),
+    }
+    total = sum(len(starts) for _, starts in parts.values())
+    bar = tqdm(total=total, desc="evaluating", unit="win", leave=False, disable=None)
+
+    def batches(file: tokens.TokenFile, starts: np.ndarray):
+        for first in range(0, len(starts), size):
+            if r.signal:
+                return
+            yield file.windows(starts[first : first + size])
+            bar.update(min(size, len(starts) - first))
+
+    lengths = r.tokenizer.byte_lengths()
+    losses = {
+        name: storyteller.measure(r.model, batches(file, starts), lengths, r.hardware)
+        for name, (file, starts) in parts.items()
+    }
+    bar.close()
+    if r.signal:
+        return None
+    return losses["train"], losses["val"] + losses["rest"], losses["val"]
+
+
+def evaluate_and_save(r: Run, whole: bool) -> None:
+    """Evaluate, tell a story, and save; leaves at once if a signal comes."""
+    r.guard.check()
+    losses = evaluate(r, whole)
+    if losses is None:
+        return
+    train_loss, val_loss, head = losses
+    s, p = r.settings, r.progress
+    told = storyteller.tell(
+        r.network, r.tokenizer, r.hardware, max_new_tokens=s.block_size, seed=s.seed + p.step
+    )
+    story = storyteller.tell_whole(told, beginning="", count=1)[0].text
+    p.evaluated = p.step
+    improved = head.nats < p.best_val
+    p.best_val = min(p.best_val, head.nats)
+    row = {
+        "step": p.step,
+        "train_loss": train_loss.nats,
+        "val_loss": val_loss.nats,
+        "val_bits_per_byte": val_loss.bits_per_byte,
+    }
+    r.log.row(**row)
+    r.log.story(p.step, story)
+    log_to_wandb(r, row | {"story": story})
+    say(evaluation_line(r, train_loss, val_loss, head))
+    say(textwrap.fill(story, 79, initial_indent="  | ", subsequent_indent="  | ", max_lines=8))
+    if improved:
+        best = checkpoint.weights(r.network, r.tokenizer) | {"step": p.step, "val_loss": head.nats}
+        checkpoint.save(r.folder / "best.pt", best)
+    save(r)
+
+
+def evaluation_line(r: Run, train_loss, val_loss, head) -> str:
+    """One line with the losses of an evaluation."""
+    return (
+        f"step {r.progress.step}: train loss {train_loss.nats:.4f}, "
+        f"val loss {val_loss.nats:.4f}, {val_loss.bits_per_byte:.4f} bits per byte"
+    )
+
+
+def log_step(r: Run, loss: float, rate: float, norm: float) -> None:
+    """Print a step and add it to log.csv."""
+    s, p = r.settings, r.progress
+    if r.scaler.is_enabled() and r.scaler.get_scale() < 1:
+        raise UserError(
+            f"step {p.step}: float16 gradients overflow whatever their scale (loss {loss:.4g}, "
+            f"learning rate {rate:.3g}, gradient norm {norm:.4g}); lower learning_rate"
+        )
+    windows, seconds = r.logged
+    r.logged = (p.windows, p.seconds)
+    speed = (p.windows - windows) * s.block_size / max(1e-9, p.seconds - seconds)
+    peak = r.hardware.peak_flops()
+    mfu = r.network.flops_per_token() * speed / (peak * WORLD_SIZE) if peak else None
+    left = p.seconds / p.step * (s.max_iters - p.step)
+    if s.max_minutes:
+        left = min(left, max(0.0, 60 * s.max_minutes - p.seconds))
+    row = {
+        "step": p.step,
+        "tokens": p.windows * s.block_size,
+        "loss": loss,
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "tokens_per_second": round(speed),
+        "mfu": round(mfu, 4) if mfu else "n/a",
+        "minutes": round(p.seconds / 60, 3),
+    }
+    r.log.row(**row)
+    log_to_wandb(r, row)
+    share = f"{mfu:.1%}" if mfu else "n/a"
+    say(
+        f"{p.step:6} {short(row['tokens']):>7} {loss:7.4f} {rate:9.2e} {norm:7.3f} "
+        f"{short(speed):>7} {share:>6} {duration(left):>7}"
+    )
+
+
+def save(r: Run) -> None:
+    """Write ckpt.pt: everything that is needed to go on from the last finished step."""
+    r.guard.check()
+    state = checkpoint.weights(r.network, r.tokenizer) | {
+        "optimizer": r.optimizer.state_dict(),
+        "scaler": r.scaler.state_dict(),
+        "progress": dataclasses.asdict(r.progress),
+        "seed": r.settings.seed,
+        "data": r.data.identity(),
+        "log_sizes": r.log.sizes(),
+    }
+    checkpoint.save(r.folder / "ckpt.pt", state)
+    r.saved_at = time.perf_counter()
+
+
+def open_run_folder(r: Run, saved: dict | None) -> None:
+    """Make the run folder, or cut its logs back to the step that the run resumes from."""
+    s, p = r.settings, r.progress
+    resumed = s.init_from == "resume"
+    r.bar = tqdm(
+        total=round(60 * s.max_minutes) if s.max_minutes else s.max_iters,
+        initial=p.seconds if s.max_minutes else p.step,
+        desc="training",
+        unit="s" if s.max_minutes else "step",
+        disable=None if RANK == 0 else True,
+    )
+    if RANK != 0:
+        return
+    r.folder.mkdir(parents=True, exist_ok=True)
+    if not resumed:
+        for name in ("ckpt.pt", "best.pt"):
+            (r.folder / name).unlink(missing_ok=True)
+    kept = {k: v for k, v in vars(s).items() if k not in ("init_from", "overwrite", "eval_only")}
+    checkpoint.write_config(r.folder, kept)
+    r.tokenizer.save(r.folder / "tokenizer.json")
+    r.log = checkpoint.Log(r.folder, saved["log_sizes"] if resumed else None)
+    if s.wandb_log:
+        start_wandb(r)
+
+
+def start_wandb(r: Run) -> None:
+    """Open the run at Weights & Biases; a resumed run goes on in its own."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("wandb_log needs wandb: pip install wandb") from None
+    r.progress.wandb_id = r.progress.wandb_id or wandb.util.generate_id()
+    wandb.init(
+        project=r.settings.wandb_project,
+        name=r.settings.wandb_run_name or r.folder.name,
+        id=r.progress.wandb_id,
+        resume="allow",
+        dir=r.folder,
+        config=vars(r.settings),
+    )
+
+
+def log_to_wandb(r: Run, row: dict) -> None:
+    """Send a row to Weights & Biases, if that is wanted."""
+    if r.settings.wandb_log:
+        import wandb
+
+        wandb.log(row, step=r.progress.step)
+
+
+def stop_on_signals(r: Run) -> None:
+    """Let Ctrl-C and SIGTERM end the run at the next micro-batch; a second one ends it at once."""
+
+    def note(number, frame):
+        r.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+
+
+def resume_command(r: Run) -> str:
+    launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
+    return f"{launcher} train.py --init_from=resume --out_dir={r.settings.out_dir}"
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if WORLD_SIZE > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(main)
