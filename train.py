@@ -298,8 +298,10 @@ def open_data(s: Settings, docs: list[str], saved: dict | None):
         data = tokens.open_dataset(s.dataset, s.block_size)
     except FileNotFoundError as missing:
         lines = [line.strip() for doc in docs for line in doc.splitlines()]
-        command = next((line for line in lines if line.startswith("python prepare.py")), None)
-        command = command or "python prepare.py (--help shows how)"
+        commands = [
+            line[line.index("python prepare.py") :] for line in lines if "prepare.py" in line
+        ]
+        command = commands[-1] if commands else "python prepare.py (--help shows how)"
         raise UserError(f"{missing.args[0]} is not there; prepare it: {command}") from None
     tokenizer = Tokenizer.load(data.folder / "tokenizer.json") if data.meta else gpt2()
     if not data.meta:

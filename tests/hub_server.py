@@ -27,6 +27,7 @@ class Hub:
     gated: bool = False  # files are shown to people who logged in
     cuts: int = 0  # this many downloads break off in the middle; the rest go through
     wall: bool = False  # no download ever gets beyond the middle
+    short: bool = False  # downloads end at the middle as if that were all
     requests: list[str] = field(default_factory=list)  # "GET /path", in order
 
     def commit(self, repo: str) -> str:
@@ -43,12 +44,8 @@ def etag(body: bytes) -> str:
 def serving(repos: dict[str, dict[str, bytes]], **faults) -> Iterator[Hub]:
     """Serve repositories on a free port of this machine until the block ends."""
     hub = Hub(repos, **faults)
-
-    class Handler(_Handler):
-        pass
-
-    Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
@@ -127,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{etag(body)}"')
         self.send_header("X-Repo-Commit", self.hub.commit(repo))
         self.send_header("Accept-Ranges", "bytes")
+        if self.hub.short and self.command == "GET":
+            end = end // 2
         self.send_header("Content-Length", str(end - begin))
         self.end_headers()
         if self.command == "HEAD":

@@ -16,18 +16,19 @@ TINYSTORIES = "roneneldan/TinyStories"
 INSTRUCT = "roneneldan/TinyStoriesInstruct"
 CLEAN = "karpathy/tinystories-gpt4-clean"
 
-# Opens a source and prints what came of it: the source and the texts of a split, or the mistake.
+# Opens a source and prints what came of it: the texts of each split asked for, or the mistake.
 CLIENT = """
 import json, sys
 from configurator import UserError
 from tinystories.corpus import open_source
 
-name, revision, split = sys.argv[1:]
+name, revision, *splits = sys.argv[1:]
 try:
     source = open_source(name, revision=revision)
     told = {"revision": source.revision, "origin": source.origin, "instruct": source.instruct}
-    told["stories"] = list(source.stories(split)) if split else []
-    assert not split or list(source.stories(split)) == told["stories"]
+    for split in splits:
+        told[split] = list(source.stories(split))
+        assert list(source.stories(split)) == told[split]  # a second time, the same
 except UserError as mistake:
     told = {"mistake": str(mistake)}
 print(json.dumps(told))
@@ -58,7 +59,12 @@ def version_2(train: range, val: range) -> dict[str, dict[str, bytes]]:
 
 
 def fetch(
-    hub: Hub | str, home: Path, source: str, split: str = "train", revision: str = "main", **more
+    hub: Hub | str,
+    home: Path,
+    source: str,
+    *splits: str,
+    revision: str = "main",
+    **more: str,
 ) -> dict:
     """Run the client with a cache folder of its own; what it printed."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
@@ -71,7 +77,7 @@ def fetch(
         "NO_PROXY": "127.0.0.1",
         **more,
     }
-    command = [sys.executable, "-c", CLIENT, source, revision, split]
+    command = [sys.executable, "-c", CLIENT, source, revision, *splits]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -95,9 +101,9 @@ def test_tinystories_comes_from_all_parquet_files_of_the_split_in_order(tmp_path
         "TinyStories-train.txt": b"not this one",
     }
     with serving({TINYSTORIES: files}) as hub:
-        told = fetch(hub, tmp_path, "tinystories")
-        assert told["stories"] == [tell(1), tell(2), tell(3), tell(4)]
-        assert fetch(hub, tmp_path, "tinystories", "val")["stories"] == [tell(5)]
+        told = fetch(hub, tmp_path, "tinystories", "train", "val")
+    assert told["train"] == [tell(1), tell(2), tell(3), tell(4)]
+    assert told["val"] == [tell(5)]
     assert told["origin"] == TINYSTORIES and not told["instruct"]
 
 
@@ -107,7 +113,7 @@ def test_no_second_copy_of_a_table_is_made(tmp_path):
         "data/validation-00000-of-00001.parquet": parquet([tell(0)]),
     }
     with serving({TINYSTORIES: files}) as hub:
-        fetch(hub, tmp_path, "tinystories")
+        fetch(hub, tmp_path, "tinystories", "train")
     on_disk = sum(
         p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and not p.is_symlink()
     )
@@ -116,9 +122,9 @@ def test_no_second_copy_of_a_table_is_made(tmp_path):
 
 def test_version_2_comes_from_its_text_files(tmp_path):
     with serving(version_2(range(3), range(9, 11))) as hub:
-        assert fetch(hub, tmp_path, "tinystories_v2")["stories"] == [tell(n) for n in range(3)]
-        told = fetch(hub, tmp_path, "tinystories_v2", "val")
-        assert told["stories"] == [tell(9), tell(10)]
+        told = fetch(hub, tmp_path, "tinystories_v2", "train", "val")
+    assert told["train"] == [tell(0), tell(1), tell(2)]
+    assert told["val"] == [tell(9), tell(10)]
 
 
 RECORDS = [
@@ -133,8 +139,8 @@ def test_instruct_records_stay_whole(tmp_path):
         "TinyStories-Instruct-valid.txt": separated(RECORDS[:1]),
     }
     with serving({INSTRUCT: files}) as hub:
-        told = fetch(hub, tmp_path, "tinystories_instruct")
-    assert told["stories"] == RECORDS
+        told = fetch(hub, tmp_path, "tinystories_instruct", "train")
+    assert told["train"] == RECORDS
     assert told["instruct"]
 
 
@@ -145,18 +151,16 @@ def test_instruct_records_are_put_together_from_a_table_of_lines(tmp_path):
         "data/validation-00000-of-00001.parquet": parquet(lines),
     }
     with serving({INSTRUCT: files}) as hub:
-        assert fetch(hub, tmp_path, "tinystories_instruct")["stories"] == RECORDS
+        assert fetch(hub, tmp_path, "tinystories_instruct", "train")["train"] == RECORDS
 
 
 def test_tinystories_clean_is_split_by_row(tmp_path):
     texts = [f"Row {n}" for n in range(20_003)]
     with serving({CLEAN: {"tinystories_gpt4_clean.parquet": parquet(texts)}}) as hub:
-        told = {
-            s: fetch(hub, tmp_path, "tinystories_clean", s)["stories"] for s in ("train", "val")
-        }
-        assert told["train"] == ["Row 20000", "Row 20001", "Row 20002"]
-        assert told["val"] == texts[10_000:20_000]
-        assert fetch(hub, tmp_path, "tinystories_clean", "test")["stories"] == texts[:10_000]
+        told = fetch(hub, tmp_path, "tinystories_clean", "train", "val", "test")
+    assert told["train"] == ["Row 20000", "Row 20001", "Row 20002"]
+    assert told["val"] == texts[10_000:20_000]
+    assert told["test"] == texts[:10_000]
 
 
 # --- revisions ----------------------------------------------------------------------------------
@@ -173,8 +177,8 @@ def test_the_commit_is_recorded_and_every_file_comes_from_it(tmp_path):
 def test_a_commit_can_be_asked_for(tmp_path):
     with serving(version_2(range(3), range(2))) as hub:
         commit = hub.commit(TINYSTORIES)
-        told = fetch(hub, tmp_path, "tinystories_v2", revision=commit)
-    assert told["revision"] == commit and len(told["stories"]) == 3
+        told = fetch(hub, tmp_path, "tinystories_v2", "train", revision=commit)
+    assert told["revision"] == commit and len(told["train"]) == 3
 
 
 def test_an_unknown_revision_is_named(tmp_path):
@@ -188,9 +192,9 @@ def test_an_unknown_revision_is_named(tmp_path):
 
 def test_a_download_that_breaks_off_is_completed(tmp_path):
     with serving(version_2(range(400), range(2)), cuts=2) as hub:
-        told = fetch(hub, tmp_path, "tinystories_v2")
+        told = fetch(hub, tmp_path, "tinystories_v2", "train")
         assert hub.cuts == 0
-    assert told["stories"] == [tell(n) for n in range(400)]
+    assert told["train"] == [tell(n) for n in range(400)]
 
 
 def test_a_download_that_never_ends_well_gives_no_story(tmp_path):
@@ -201,7 +205,12 @@ def test_a_download_that_never_ends_well_gives_no_story(tmp_path):
     whole = {etag(body) for body in repos[TINYSTORIES].values()}
     assert not [path for path in tmp_path.rglob("*") if path.name in whole]
     with serving(repos) as hub:  # and the next attempt is none the worse for it
-        assert len(fetch(hub, tmp_path, "tinystories_v2")["stories"]) == 400
+        assert len(fetch(hub, tmp_path, "tinystories_v2", "train")["train"]) == 400
+
+
+def test_a_download_that_ends_too_early_gives_no_story(tmp_path):
+    with serving(version_2(range(400), range(2)), short=True) as hub:
+        assert "run again" in mistake(fetch(hub, tmp_path, "tinystories_v2"))
 
 
 def test_a_file_cut_short_in_the_cache_is_fetched_again(tmp_path):
@@ -210,7 +219,7 @@ def test_a_file_cut_short_in_the_cache_is_fetched_again(tmp_path):
         body = hub.repos[TINYSTORIES]["TinyStoriesV2-GPT4-train.txt"]
         (cached,) = tmp_path.rglob(etag(body))
         cached.write_bytes(body[:1000])
-        assert len(fetch(hub, tmp_path, "tinystories_v2")["stories"]) == 400
+        assert len(fetch(hub, tmp_path, "tinystories_v2", "train")["train"]) == 400
 
 
 # --- without the network ------------------------------------------------------------------------
@@ -218,9 +227,9 @@ def test_a_file_cut_short_in_the_cache_is_fetched_again(tmp_path):
 
 def test_without_network_the_cache_is_used_at_the_commit_it_holds(tmp_path):
     with serving(version_2(range(3), range(2))) as hub:
-        first = fetch(hub, tmp_path, "tinystories_v2")
-    assert fetch(hub, tmp_path, "tinystories_v2") == first  # the server has gone
-    assert fetch(hub, tmp_path, "tinystories_v2", HF_HUB_OFFLINE="1") == first
+        first = fetch(hub, tmp_path, "tinystories_v2", "train")
+    assert fetch(hub, tmp_path, "tinystories_v2", "train") == first  # the server has gone
+    assert fetch(hub, tmp_path, "tinystories_v2", "train", HF_HUB_OFFLINE="1") == first
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
@@ -238,7 +247,7 @@ def test_half_a_cache_is_not_taken_for_the_whole(tmp_path):
         "data/validation-00000-of-00001.parquet": parquet([tell(3)]),
     }
     with serving({TINYSTORIES: files}) as hub:
-        fetch(hub, tmp_path, "tinystories", split="")
+        fetch(hub, tmp_path, "tinystories")
     (link,) = tmp_path.rglob("train-00001-of-00002.parquet")
     link.unlink()
     assert "there are 1" in mistake(fetch(hub, tmp_path, "tinystories"))
@@ -266,5 +275,5 @@ def test_a_repository_without_the_files_is_named(tmp_path):
 def test_a_table_that_is_none_is_named(tmp_path):
     files = {"data/train-0.parquet": b"oops" * 99, "data/validation-0.parquet": parquet([tell(1)])}
     with serving({TINYSTORIES: files}) as hub:
-        said = mistake(fetch(hub, tmp_path, "tinystories"))
+        said = mistake(fetch(hub, tmp_path, "tinystories", "train"))
     assert "cannot read" in said and "train-0.parquet" in said

@@ -308,7 +308,7 @@ def test_a_pronoun_tag_never_opens_a_paragraph(texts):
         assert not re.search(r'\n\n(He|She) |\n\n"[^"]*" s?he (said|asked)', text), text
 
 
-# ------------------------------------------------------------------------- physical and social sense
+# ---------------------------------------------------------------------- physical and social sense
 
 
 def test_only_food_is_eaten(told):

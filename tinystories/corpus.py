@@ -632,7 +632,8 @@ def _parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
                 yield _text(value, path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         told = " ".join(str(error).split())[:160]
-        raise UserError(f"cannot read {path} ({told}); delete it and fetch it again") from None
+        whole = path.resolve()  # behind a file in the hub's cache stands another
+        raise UserError(f"cannot read {path} ({told}); delete {whole}, fetch it again") from None
 
 
 def _column(names: Iterable[str], text_field: str | None, place: object) -> str:

@@ -32,6 +32,7 @@ BOYS = "Tom Ben Max Leo Sam Jack Finn Omar Noah Theo Adam Luca"
 # (lead: may be the hero of a story)
 ANIMALS = """
 Pip    | mouse    | he  | lead tiny plants woods farm
+Midge  | mouse    | she | tiny plants woods farm town
 Dot    | duck     | she | lead swims flies water farm
 Olly   | otter    | he  | lead swims water
 Hop    | frog     | he  | lead swims tiny water
@@ -1150,7 +1151,7 @@ def little_one(w: World) -> None:
 def gift(w: World) -> None:
     """Every birthday present goes wrong, until the hero gives away something of their own."""
     h, f = w.hero(beasts=False), w.friend(beasts=False)
-    p, t = w.somewhere("home", "farm"), w.thing("toy", without="wear")
+    p, t = w.somewhere("home", "farm out"), w.thing("toy", without="wear")
     w.cast(h=h, f=f, p=p, t=t)
     w.scene(p, h)
     w.own(h, t)
@@ -1437,7 +1438,6 @@ def unstuck(w: World) -> None:
     w.scene(p, h, f)
     opening(w, "friend")
     w.enter(a)
-    w.act(a, "get stuck")
     w.feel("sad", a)
     w.paragraph()
     w.say(
@@ -1451,7 +1451,6 @@ def unstuck(w: World) -> None:
         "{h} pulled {a}, and {f} pulled {h} -> they all fell down, and only {a} stayed where "
         "{a.he} was",
         "{f} pushed from behind -> {f.he} only got a very red face",
-        "they counted to three and pulled together -> nothing moved but their ears",
     )
     w.paragraph()
     w.enter(tiny)
@@ -1512,7 +1511,7 @@ def shiny(w: World) -> None:
     w.speak(crow, "But it shines so nicely!", "No. I found it, and I like it.")
     w.tries(
         2,
-        "{h} shook the {high} -> only a few drops of rain fell on {h.his} head",
+        "{h} waited for {a} to come down -> {a} was in no hurry",
         "{h} tried to climb up -> {h.he} slid down again at once",
         "{h} said that the {t} was not even pretty -> {a} could see that it was",
         "{h} began to sing, very badly -> {a} liked it and asked for more",
@@ -1712,7 +1711,7 @@ def heavy(w: World) -> None:
 
 def turns(w: World) -> None:
     """Two pull at one thing until it lies in the mud; there is a game in which both can have it."""
-    h, f, p = w.hero(), w.friend(), w.somewhere("out")
+    h, f, p = w.hero(), w.friend(), w.somewhere("soil")
     t = w.thing("toy pair")
     w.cast(h=h, f=f, p=p, t=t)
     w.scene(p, h, f)
@@ -1733,25 +1732,25 @@ def turns(w: World) -> None:
         2,
         "{h} tried to play alone -> it is no fun to hide when nobody looks for you",
         "{f} told a joke to a tree -> the tree did not laugh",
-        "they played who can be quiet the longest -> that game had no winner",
+        "they played a game of being quiet -> that game had no winner",
     )
     w.paragraph()
     w.maybe("A frog came out of the mud, looked at them and went back in.")
-    w.speak(h, "I am sorry that I pulled.", "It is so boring without you.")
-    w.act(h, "say sorry")
+    w.act(h, "think it over")
     w.feel("sorry", h, f)
+    w.speak(h, "I am sorry that I pulled.", "It is so boring without you.")
     w.speak(f, "I am sorry, too. Let us wash it.", "Me too. The poor {t.name} is all dirty.")
     w.take(f, t)
     w.say("{f} picked up the {t}, and together they washed it until it was clean.")
     w.chat(f, "Ten minutes for you and ten minutes for me?", "How can two play with one {t.name}?")
-    w.speak(h, "I know something better. Let us make up a game for two!")
     w.act(h, "make up a game")
+    w.feel("happy", h, f)
+    w.speak(h, "I know something better. Let us make up a game for two!")
     w.say(
         "In the new game, {h} was a [king|pirate|doctor], {f} was a [dragon|captain|horse], and "
         "the {t} was a treasure that they had to bring home together.",
         "They played that the {t} was a [lost child|sick lion], and both of them took care of it.",
     )
-    w.feel("happy", h, f)
     w.give(f, t, h)
     w.say("In the end, {f} handed the {t} back to {h}.")
     closing(

@@ -1,0 +1,26 @@
+"""30M parameters on TinyStories-Instruct: stories told from a summary, words or features.
+
+The data:  python prepare.py --source=tinystories_instruct
+Training:  python train.py config/tinystories_instruct_30m.py
+Sampling:  python sample.py --out_dir=out/tinystories_instruct_30m --start=FILE:wish.txt
+
+where wish.txt holds header lines such as `Words: boat, brave, soup`, then `Story:`. The window is
+512 tokens, as a record with its header lines is longer than a story.
+"""
+
+out_dir = "out/tinystories_instruct_30m"
+dataset = "tinystories_instruct"
+
+gradient_accumulation_steps = 15
+batch_size = 64
+block_size = 512
+
+n_layer = 6
+n_head = 6
+n_embd = 384
+dropout = 0.1
+
+learning_rate = 1e-3
+max_iters = 5000
+min_lr = 1e-4
+warmup_iters = 100

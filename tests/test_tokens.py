@@ -1,0 +1,99 @@
+"""The .bin format, and which windows of tokens make a batch."""
+
+import numpy as np
+import pytest
+
+from configurator import UserError
+from tinystories import tokens
+from tinystories.tokens import Shuffle, SplitWriter, TokenFile
+
+
+def bin_of(folder, ids):
+    path = folder / "train.bin"
+    np.asarray(ids, dtype="<u2").tofile(path)
+    return path
+
+
+@pytest.mark.parametrize("count", [11, 19, 20, 25, 100, 1003])
+def test_every_token_is_a_target_at_most_once_an_epoch(count):
+    shuffle = Shuffle(count, block_size=10, seed=3)
+    size = shuffle.windows_per_epoch
+    for epoch in range(30):
+        hits = np.zeros(count, dtype=int)
+        for start in shuffle.starts(epoch * size, size):
+            hits[start + 1 : start + 11] += 1
+        assert hits.max() == 1
+        assert hits.sum() == 10 * size
+
+
+def test_no_token_is_skipped_for_good():
+    shuffle = Shuffle(1003, block_size=10, seed=3)
+    hits = np.zeros(1003, dtype=int)
+    for start in shuffle.starts(0, 200 * shuffle.windows_per_epoch):
+        hits[start + 1 : start + 11] += 1
+    assert hits[1:].min() > 0  # nothing precedes the first token, so nothing predicts it
+
+
+def test_the_next_windows_depend_on_the_seed_and_the_windows_seen_alone():
+    whole = Shuffle(1003, 10, seed=3).starts(0, 500)
+    resumed = Shuffle(1003, 10, seed=3).starts(123, 77)
+    assert np.array_equal(resumed, whole[123:200])
+    other = Shuffle(1003, 10, seed=4).starts(0, 500)
+    assert not np.array_equal(other, whole)
+
+
+def test_the_order_of_windows_never_changes_between_versions():
+    assert Shuffle(1003, 10, seed=3).starts(0, 5).tolist() == [242, 662, 402, 452, 702]
+
+
+def test_a_batch_may_span_many_small_epochs():
+    assert len(Shuffle(25, 10, seed=0).starts(0, 5000)) == 5000
+
+
+def test_targets_are_the_inputs_one_token_later(tmp_path):
+    file = TokenFile(bin_of(tmp_path, range(50)), vocab_size=50, block_size=8)
+    x, y = file.windows(np.array([0, 41]))
+    assert x.tolist() == [list(range(8)), list(range(41, 49))]
+    assert np.array_equal(y, x + 1)
+
+
+def test_validation_covers_every_token_once_the_short_last_window_included(tmp_path):
+    file = TokenFile(bin_of(tmp_path, range(50)), vocab_size=50, block_size=8)
+    _, y = file.windows(file.in_order())
+    assert y[y >= 0].tolist() == list(range(1, 50))
+    assert len(file.in_order(tokens=16)) == 2
+
+
+def test_spread_windows_reach_from_the_first_token_to_the_last(tmp_path):
+    file = TokenFile(bin_of(tmp_path, range(50)), vocab_size=50, block_size=8)
+    assert file.spread(3).tolist() == [0, 20, 41]
+    assert len(file.spread(1000)) == 42
+
+
+def test_an_id_outside_the_vocabulary_names_file_and_position(tmp_path):
+    ids = np.zeros(50, dtype=int)
+    ids[33] = 77
+    file = TokenFile(bin_of(tmp_path, ids), vocab_size=77, block_size=8)
+    file.windows(np.array([0, 8, 16]))
+    with pytest.raises(UserError, match=r"train.bin holds the id 77 at position 33"):
+        file.windows(np.array([0, 30]))
+
+
+def test_a_bin_is_plain_little_endian_uint16(tmp_path):
+    with SplitWriter(tmp_path / "train.bin") as writer:
+        writer.write(np.array([1, 258], dtype=np.uint16), stories=1, text_bytes=3)
+        writer.write(np.array([65535], dtype=np.uint16), stories=1, text_bytes=1)
+    assert (tmp_path / "train.bin").read_bytes() == bytes([1, 0, 2, 1, 255, 255])
+    manifest = writer.manifest()
+    assert (manifest["stories"], manifest["tokens"], manifest["bytes"]) == (2, 3, 4)
+    assert manifest["sha256"] == tokens._sha256(tmp_path / "train.bin")
+
+
+def test_a_folder_takes_its_place_whole(tmp_path):
+    old, built = tmp_path / "stories", tmp_path / ".stories.partial"
+    for folder, text in ((old, "old"), (built, "new")):
+        folder.mkdir()
+        (folder / "meta.json").write_text(text)
+    tokens.publish(built, old)
+    assert (old / "meta.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["stories"]

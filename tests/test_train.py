@@ -1,0 +1,385 @@
+"""Training as its users rely on it: what it prints, what it does, and what it never does."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, command, complaint
+
+import train
+from tinystories import checkpoint, tokens
+
+
+def log(folder, column: str) -> list[float]:
+    """A column of log.csv, without its empty places."""
+    rows = csv.DictReader((folder / "log.csv").read_text().splitlines())
+    return [float(row[column]) for row in rows if row[column]]
+
+
+def gpt2_dataset(folder):
+    """A dataset of the GPT-2 vocabulary, without meta.json, as other repos make it."""
+    folder.mkdir()
+    for split in ("train", "val"):
+        ids = np.random.RandomState(0).randint(0, 50257, 600)
+        ids.astype("<u2").tofile(folder / f"{split}.bin")
+    return folder
+
+
+# What it prints -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"
+)
+def test_the_30m_config_is_the_published_run_to_the_letter(tmp_path):
+    """And a .bin of another nanoGPT-style repo, which has no meta.json, trains."""
+    data = gpt2_dataset(tmp_path / "data")
+    done = command(
+        "train.py",
+        "config/tinystories_30m.py",
+        f"--dataset={data}",
+        "--eval_only=True",
+        "--batch_size=64",
+        "--device=cpu",
+    )
+    lines = done.stdout.splitlines()
+    assert "tokens per iteration will be: 491,520" in lines
+    assert "number of parameters: 29.94M" in lines
+    assert "num decayed parameter tensors: 26, with 30,031,872 parameters" in lines
+    assert "num non-decayed parameter tensors: 13, with 4,992 parameters" in lines
+    assert "using fused AdamW: True" in lines
+    assert f"{data} has no meta.json: its ids are taken for GPT-2's" in lines
+    assert re.search(r"step 0: train loss 10\.\d+, val loss 10\.\d+, .* bits per byte", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("config", "millions"),
+    [("tinystories_10m", 9.9), ("tinystories_43m", 42.9), ("tinystories_86m", 85.6)],
+)
+def test_the_configs_have_the_sizes_that_they_are_named_after(config, millions):
+    given, docs = train.parse(train.Settings, [f"config/{config}.py"])
+    s = train.Settings(**given)
+    vocab_size = int(re.search(r"\d+$", s.dataset).group())
+    shape = {name: getattr(s, name) for name in train.SHAPE}
+    with torch.device("meta"):
+        network = train.GPT(train.GPTConfig(vocab_size=vocab_size, **shape))
+    assert round(network.count_parameters() / 1e6, 1) == millions
+    assert f"--vocab_size={vocab_size}" in docs[0]
+
+
+def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(dataset, tmp_path):
+    folder = tmp_path / "run"
+    done = command(
+        "train.py", f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=10"
+    )
+    assert "= 4 windows in a micro-batch x 2 micro-batches x 32 tokens" in done.stdout
+    assert re.search(r"10 steps will go 0\.\d+ times through the data", done.stdout)
+    assert {path.name for path in folder.iterdir()} == {
+        *("best.pt", "ckpt.pt", "config.json", "log.csv", "samples.txt", "tokenizer.json")
+    }
+    assert log(folder, "step") == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
+    assert log(folder, "tokens") == [256.0 * step for step in range(1, 11)]
+    assert len(log(folder, "val_loss")) == len(log(folder, "val_bits_per_byte")) == 3
+    assert (folder / "samples.txt").read_text().count("--- step") == 3
+    assert checkpoint.load(folder / "ckpt.pt")["progress"]["step"] == 10
+
+
+def test_lines_fit_a_terminal_of_80_columns(run, dataset, tmp_path):
+    done = command(
+        "train.py", f"--dataset={dataset}", f"--out_dir={tmp_path / 'a'}", *SMALL, "--max_iters=5"
+    )
+    table = done.stdout.split(train.HEADER)[1].splitlines()
+    assert len(train.HEADER) <= 80 and all(len(line) <= 80 for line in table[:-2])
+
+
+# What it does -------------------------------------------------------------------------------
+
+
+def test_the_rate_warms_up_and_follows_a_cosine_to_its_minimum():
+    s = train.Settings(learning_rate=1.0, min_lr=0.1, warmup_iters=9, max_iters=109)
+    assert train.learning_rate(s, 0, 0) == 0.1
+    assert train.learning_rate(s, 9, 0) == 1.0
+    assert train.learning_rate(s, 59, 0) == pytest.approx(0.55)
+    assert train.learning_rate(s, 109, 0) == pytest.approx(0.1)
+    assert train.learning_rate(s, 500, 0) == pytest.approx(0.1)
+
+
+def test_a_budget_of_minutes_takes_the_place_of_the_steps_in_the_schedule():
+    s = train.Settings(learning_rate=1.0, min_lr=0.0, warmup_iters=1, max_minutes=5)
+    assert train.learning_rate(s, 10, 0.5) == pytest.approx(0.5)
+    assert train.learning_rate(s, 10, 1.0) == pytest.approx(0.0)
+
+
+def test_a_budget_of_minutes_ends_evaluated_and_saved_and_a_resume_does_not_renew_it(
+    dataset, tmp_path
+):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=100000")
+    done = command("train.py", *options, "--max_minutes=0.03", "--eval_interval=100000")
+    assert "done: 0.0 minutes of training" in done.stdout
+    state = checkpoint.load(tmp_path / "ckpt.pt")["progress"]
+    assert state["evaluated"] == state["step"] > 0
+    assert 1.8 <= state["seconds"] < 3
+    assert log(tmp_path, "learning_rate")[-1] < 2e-4
+    command("train.py", f"--out_dir={tmp_path}", "--init_from=resume")
+    assert checkpoint.load(tmp_path / "ckpt.pt")["progress"] == state
+
+
+def losses_of(tmp_path, dataset, *split, launcher=()):
+    """The losses of five steps of 64 windows, cut up in some way."""
+    folder = tmp_path / "-".join(split).replace("=", "")
+    subprocess.run(
+        [
+            *(launcher or [sys.executable]),
+            ROOT / "train.py",
+            f"--dataset={dataset}",
+            f"--out_dir={folder}",
+            *SMALL,
+            "--dropout=0",
+            "--max_iters=5",
+            *split,
+        ],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return np.array(log(folder, "loss"))
+
+
+def test_steps_are_the_same_however_they_are_cut_into_micro_batches_and_processes(
+    dataset, tmp_path
+):
+    def split(size, count):
+        return f"--batch_size={size}", f"--gradient_accumulation_steps={count}"
+
+    whole = losses_of(tmp_path, dataset, *split(64, 1))
+    in_four = losses_of(tmp_path, dataset, *split(16, 4))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    on_two = losses_of(tmp_path, dataset, *split(8, 8), launcher=torchrun)
+    np.testing.assert_allclose(in_four, whole, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(on_two, whole, atol=1e-5, rtol=0)
+    assert whole[-1] < whole[0]
+
+
+def test_validation_loss_does_not_depend_on_the_batch_size_and_takes_every_token(run, dataset):
+    options = f"--out_dir={run} --init_from=resume --eval_only=True".split()
+    lines = [
+        command("train.py", *options, f"--batch_size={size}").stdout.splitlines()[-1]
+        for size in (4, 23)
+    ]
+    assert lines[0] == lines[1]
+    state = checkpoint.load(run / "best.pt")
+    network = train.GPT(train.GPTConfig(**state["model_config"]))
+    network.load_state_dict(state["model"])
+    ids = torch.from_numpy(np.fromfile(dataset / "val.bin", "<u2").astype(np.int64))
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 32):
+            window = ids[start : start + 33]
+            logits = network.eval()(window[None, :-1])[0]
+            nats += torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum").item()
+    assert f"val loss {nats / (len(ids) - 1):.4f}" in lines[0]
+    text = json.loads((dataset / "meta.json").read_text())["splits"]["val"]["bytes"]
+    first = checkpoint.Tokenizer.load(dataset / "tokenizer.json").byte_lengths()[ids[0]]
+    assert f"{nats / np.log(2) / (text - first):.4f} bits per byte" in lines[0]
+
+
+def test_evaluating_and_telling_stories_do_not_disturb_training(dataset, tmp_path):
+    losses = []
+    for interval in (1, 1000):
+        folder = tmp_path / str(interval)
+        options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=6")
+        command("train.py", *options, f"--eval_interval={interval}")
+        losses.append(log(folder, "loss"))
+    assert losses[0] == losses[1]
+
+
+def test_fine_tuning_takes_the_weights_and_the_shape_but_not_the_schedule(run, dataset, tmp_path):
+    done = command(
+        "train.py",
+        f"--dataset={dataset}",
+        f"--out_dir={tmp_path}",
+        f"--init_from={run}",
+        "--max_iters=3",
+        "--batch_size=4",
+        "--log_interval=1",
+        "--device=cpu",
+        "--dtype=float32",
+    )
+    assert "2 layers, 2 heads, 32 channels, window of 32" in done.stdout
+    assert log(tmp_path, "step")[:2] == [0, 1]
+    assert log(tmp_path, "val_loss")[0] == pytest.approx(min(log(run, "val_loss")), abs=0.05)
+
+
+def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL)
+    command("train.py", *options, "--max_iters=3")
+    command("train.py", f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
+    assert checkpoint.load(tmp_path / "ckpt.pt")["progress"]["step"] == 5
+    assert json.loads((tmp_path / "config.json").read_text())["max_iters"] == 5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_it_learns_in_half_precision_too(dataset, tmp_path, dtype):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=10")
+    done = command("train.py", *options, f"--dtype={dtype}")
+    assert f"precision: {dtype} (as asked)" in done.stdout
+    losses = log(tmp_path, "loss")
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_where_compiling_fails_it_says_so_in_a_line_and_goes_on(dataset, tmp_path):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=2")
+    environment = os.environ | {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = command("train.py", *options, "--compile=True", env=environment)
+    assert done.stdout.count("compile: no (it failed here: ") == 1
+    assert checkpoint.load(tmp_path / "ckpt.pt")["progress"]["step"] == 2
+
+
+def test_compiled_training_gives_the_same_losses(dataset, tmp_path):
+    losses = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=3")
+        done = command("train.py", *options, f"--compile={compiled}", "--dropout=0")
+        assert ("compile: yes" in done.stdout) == compiled
+        losses.append(log(folder, "loss"))
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
+
+
+def test_wandb_gets_the_log_where_it_is_asked_for(dataset, tmp_path):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--wandb_log=True")
+    offline = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    command("train.py", *options, "--max_iters=3", env=offline)
+    first = checkpoint.load(tmp_path / "ckpt.pt")["progress"]["wandb_id"]
+    more = (f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
+    command("train.py", *more, env=offline)
+    files = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and all(file.stem == f"run-{first}" for file in files)
+    assert b"val_bits_per_byte" in files[0].read_bytes()
+
+
+# What it never does -------------------------------------------------------------------------
+
+PLANT = """
+import sys, torch, configurator
+sys.argv[0] = "train.py"
+import train
+
+def plant(network, where, step):
+    calls = 0
+    def forward(module, inputs, loss):
+        nonlocal calls
+        if not module.training:
+            return loss
+        calls += 1
+        if (calls - 1) // 2 + 1 != step:  # two micro-batches a step
+            return loss
+        if where == "loss":
+            return loss * float("nan")
+        loss.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+    network.register_forward_hook(forward)
+
+set_up = train.set_up
+def set_up_and_plant(*args):
+    run = set_up(*args)
+    plant(run.network, sys.argv[1], 4)
+    return run
+train.set_up = set_up_and_plant
+where = sys.argv[1]
+configurator.run(lambda argv: train.main(argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_nan_ends_the_run_with_a_message_and_spares_the_weights(dataset, tmp_path, where):
+    program = tmp_path / "plant.py"
+    program.write_text(PLANT)
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [
+            *(sys.executable, program, where, f"--dataset={dataset}", f"--out_dir={folder}"),
+            *(*SMALL, "--max_iters=20", "--eval_interval=2", "--log_interval=6"),
+        ],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(
+        r"train.py: step 4 came out non-finite: loss \S+, gradient norm nan, learning rate \S+\. "
+        r"The weights were spared; resume .*\n",
+        done.stderr,
+    )
+    state = checkpoint.load(folder / "ckpt.pt")
+    assert state["progress"]["step"] == 2
+    assert all(weights.isfinite().all() for weights in state["model"].values())
+    command("train.py", f"--out_dir={folder}", "--init_from=resume", "--max_iters=8")
+
+
+def test_a_bad_step_never_reaches_the_weights_even_before_it_is_noticed():
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    guard = train.Guard(weight.device)
+    for step, value in enumerate([1.0, float("inf"), 1.0], start=1):
+        before = weight.detach().clone()
+        weight.grad = torch.full((3, 3), value)
+        norm = weight.grad.norm()
+        optimizer.found_inf = guard.look(step, 0.1, torch.tensor(1.0), norm)
+        optimizer.step()
+        assert torch.equal(weight, before) == (step >= 2)
+    with pytest.raises(train.UserError, match="step 2 came out non-finite"):
+        guard.check()
+
+
+def test_float16_gradients_that_overflow_at_any_scale_end_the_run(dataset, tmp_path):
+    """A skipped step counts as a step; endless skipping does not pass for training."""
+    program = tmp_path / "plant.py"
+    program.write_text(PLANT.replace("!= step:", "< step:"))
+    done = subprocess.run(
+        [
+            *(sys.executable, program, "gradient", f"--dataset={dataset}"),
+            *(f"--out_dir={tmp_path / 'run'}", *SMALL, "--dtype=float16", "--max_iters=60"),
+        ],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert re.match(r"train.py: step \d+: float16 gradients overflow", done.stderr)
+
+
+def test_a_run_is_not_trained_over(run, dataset):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    message = complaint("train.py", f"--dataset={dataset}", f"--out_dir={run}")
+    assert "holds a run already" in message and "--init_from=resume" in message
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_ids_outside_the_vocabulary_are_named_when_they_are_met(dataset, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("meta.json", "tokenizer.json", "val.bin"):
+        (folder / name).write_bytes((dataset / name).read_bytes())
+    ids = np.fromfile(dataset / "train.bin", "<u2")
+    ids[::40] = 300
+    ids.tofile(folder / "train.bin")
+    message = complaint(
+        "train.py", f"--dataset={folder}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5"
+    )
+    assert re.search(r"train.bin holds the id 300 at position \d+", message)
+
+
+def test_resumed_runs_compare_the_data_by_its_checksum(dataset):
+    data = tokens.open_dataset(str(dataset), 32)
+    bare = dataclasses.replace(data, meta=None)
+    assert data.identity() == bare.identity()
