@@ -9,6 +9,7 @@ the declared type of its field, so `--start=123` stays text where text is declar
 
 import ast
 import difflib
+import errno
 import inspect
 import io
 import math
@@ -24,6 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent  # data/, out/ and config/ lie here, wherever one stands
+REFUSALS = {  # by the machine: no room, no permission
+    getattr(errno, name, None) for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS".split()
+}
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -33,21 +37,23 @@ class UserError(Exception):
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command: mistakes of the user end in one line, bugs keep their traceback."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8")
+    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
+        stream.reconfigure(encoding="utf-8", line_buffering=True)  # also behind a pipe
     name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
-    except UserError as error:
+    except BrokenPipeError:  # the reader of our output has gone, as in `sample.py | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in REFUSALS:
+            raise
         if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
             print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `sample.py | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 def parse(settings: type, argv: list[str]) -> tuple[dict, list[str]]:
@@ -152,7 +158,8 @@ def _read_config(name: str) -> tuple[dict, str]:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = lines[-1] if lines else getattr(error, "lineno", 0)
-        raise UserError(f"{name}, line {line}: {type(error).__name__}: {error}") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{name}, line {line}: {reason}") from None
     doc = namespace.pop("__doc__", None) or ""
     return {
         key: value

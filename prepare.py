@@ -1,9 +1,9 @@
 """Turn stories into token files for training: data/<dataset>/.
 
-    python prepare.py                                              TinyStories, GPT-2 vocabulary
-    python prepare.py --tokenizer=bpe --vocab_size=4096            a vocabulary learned from it
-    python prepare.py --source='my_stories/*.txt' --tokenizer=bpe  stories of your own
-    python prepare.py --source=storybook --tokenizer=bpe           built in, needs no network
+    python prepare.py                                       with GPT-2's vocabulary
+    python prepare.py --tokenizer=bpe --vocab_size=4096     a learned vocabulary
+    python prepare.py --source='mine/*.txt'                 stories of your own
+    python prepare.py --source=storybook --tokenizer=bpe    built in, no network
 
 Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean (all from the
 Hugging Face hub), storybook, or a path or glob of .txt (with <|endoftext|> between stories),
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configurator import UserError, parse, run
+from configurator import ROOT, UserError, parse, run
 from tinystories.corpus import RULES, Source, clean_story, digest, open_source, short_name
 
 
@@ -50,7 +50,7 @@ class Settings:
         if self.dataset is None:
             vocabulary = {"bpe": f"_bpe{self.vocab_size}", "gpt2": f"_gpt2_{self.vocab_size}"}
             self.dataset = short_name(self.source)
-            self.dataset += vocabulary[self.tokenizer] if self.vocab_size else ""
+            self.dataset += "" if self.vocab_size is None else vocabulary[self.tokenizer]
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
@@ -66,16 +66,15 @@ def main(argv: list[str]) -> None:
     s = Settings(**given)
     folder = tokens.dataset_folder(s.dataset)
     wanted = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("dataset", "overwrite")}
-    if folder.exists():
+    if folder.exists() and not s.overwrite:
         meta = tokens.read_meta(folder)
-        if meta and meta["settings"] == wanted and not s.overwrite:
-            print(f"{s.dataset} is already prepared, with these settings: {summary(meta)}")
-            return
-        if not s.overwrite:
+        if not meta or meta["settings"] != wanted:
             raise UserError(
                 f"{folder} is there already, prepared with other settings; "
                 "replace it with --overwrite=True, or choose another --dataset"
             )
+        print(f"{s.dataset} is already prepared, with these settings: {summary(meta)}")
+        return
     count = s.max_stories if s.source == "storybook" else None
     source = open_source(
         s.source,
@@ -97,7 +96,8 @@ def main(argv: list[str]) -> None:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     report(meta)
-    print(f"prepared data/{s.dataset}: {summary(meta)}")
+    print(f"prepared {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}:")
+    print(f"  {summary(meta)}")
 
 
 def build(s: Settings, source: Source, folder: Path) -> dict:
@@ -106,11 +106,11 @@ def build(s: Settings, source: Source, folder: Path) -> dict:
     size = s.vocab_size
     if s.tokenizer == "bpe":
         words = tokenizer.train_bpe(progress(read_clean(folder, "train"), "learning"), size)
-    elif size:
+    elif size is not None:
         words = tokenizer.gpt2_top(progress(read_clean(folder, "train"), "counting"), size)
     else:
         words = tokenizer.gpt2()
-    if size and words.vocab_size < size:
+    if size is not None and words.vocab_size < size:
         print(f"the stories yield a vocabulary of only {words.vocab_size:,} ids, not {size:,}")
     words.save(folder / "tokenizer.json")
     splits = {split: write_tokens(words, folder, split) for split in tokens.SPLITS}

@@ -1,10 +1,10 @@
 """Let a trained model tell stories.
 
-    python sample.py                                   three stories by the run trained last
-    python sample.py --start="Once upon a time"        all with the same beginning
-    python sample.py --start=FILE:beginning.txt        the beginning from a file, or --start=-
-    python sample.py --stream=True --num_samples=1     word by word
-    python sample.py --interactive=True                type a beginning, read the story, again
+    python sample.py                                 three by the run trained last
+    python sample.py --start="Once upon a time"      with the same beginning
+    python sample.py --start=FILE:beginning.txt      from a file; --start=- stdin
+    python sample.py --stream=True                   word by word
+    python sample.py --interactive=True              type beginnings, read stories
 
 Stories go to standard output, all else to standard error.
 """
@@ -39,12 +39,14 @@ class Settings:
     repetition_penalty: float = 1.0  # above 1 avoids tokens that stand in the story already
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products
 
     def __post_init__(self):
         for name in ("num_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must lie in 0 to 2^63")
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
@@ -142,8 +144,10 @@ def stream(told: Iterable[list[str | None]], beginning: str, count: int) -> None
                 break
             current += 1
             write(f"\n{RULE}\n" if current < count else "\n")
-    for text in waiting[current:]:
-        write(text + "\n")
+    for i in range(current, count):
+        write(f"{waiting[i]}\n")
+        if i + 1 < count:
+            write(f"{RULE}\n")
 
 
 def note(text: str) -> None:

@@ -1,9 +1,9 @@
 """Train a GPT on a prepared dataset.
 
-    python train.py config/tinystories_30m.py                   one GPU, or the CPU
-    python train.py config/tinystories_30m.py --batch_size=32   any setting changed
-    python train.py --init_from=resume --out_dir=out/x          go on where a run stopped
-    torchrun --nproc_per_node=4 train.py config/...             four GPUs
+    python train.py config/tinystories_30m.py                  a GPU, or the CPU
+    python train.py config/storybook_1m.py --batch_size=32     any setting changed
+    python train.py --init_from=resume --out_dir=out/x         go on with a run
+    torchrun --nproc_per_node=4 train.py config/...            four GPUs
 
 Ctrl-C saves and says how to go on. The run folder out/<run>/ holds everything; see
 tinystories/checkpoint.py for what is in it.
@@ -37,8 +37,8 @@ class Settings:
     gradient_accumulation_steps: int = 4  # micro-batches in a step, over all processes
     # Model
     block_size: int = 256  # tokens in a window
-    n_layer: int = 6
-    n_head: int = 6
+    n_layer: int = 6  # blocks of attention and MLP
+    n_head: int = 6  # heads of attention, among which the channels are divided
     n_embd: int = 384  # channels
     dropout: float = 0.0  # 0 is good while no token is seen often; 0.1 and more against that
     bias: bool = False  # biases in linear layers and LayerNorms
@@ -49,10 +49,10 @@ class Settings:
     decay_lr: bool = True  # cosine from learning_rate to min_lr
     warmup_iters: int = 100  # steps of linear warmup
     lr_decay_iters: int | None = None  # the step that reaches min_lr; None: max_iters
-    min_lr: float = 1e-4
+    min_lr: float = 1e-4  # the lowest
     weight_decay: float = 0.1  # on matrices only
-    beta1: float = 0.9
-    beta2: float = 0.99
+    beta1: float = 0.9  # memory of the gradient
+    beta2: float = 0.99  # memory of its square
     grad_clip: float = 1.0  # highest norm of the gradient; 0 never clips
     # Evaluation and logs
     eval_interval: int = 250  # steps between evaluations
@@ -60,21 +60,27 @@ class Settings:
     log_interval: int = 10  # steps between lines
     save_minutes: float = 10.0  # save between evaluations too, this often
     wandb_log: bool = False  # log to Weights & Biases as well
-    wandb_project: str = "tinystories"
+    wandb_project: str = "tinystories"  # the project there
     wandb_run_name: str | None = None  # None: the name of the run folder
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    compile: bool | Literal["auto"] = "auto"  # torch.compile
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products
+    compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: on CUDA
 
     def __post_init__(self):
         counts = "batch_size gradient_accumulation_steps max_iters eval_interval eval_tokens"
         for name in f"{counts} log_interval".split():
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in "learning_rate min_lr weight_decay grad_clip warmup_iters seed".split():
-            if getattr(self, name) < 0:
+        amounts = "learning_rate min_lr weight_decay grad_clip warmup_iters save_minutes seed"
+        for name in f"{amounts} lr_decay_iters".split():
+            if (getattr(self, name) or 0) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in "out_dir dataset init_from".split():
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty; leave it out or give it a name")
+        if self.seed >= 2**63:
+            raise UserError(f"seed is {self.seed}; it must be below 2^63")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise UserError("beta1 and beta2 must lie in 0 to 1, without 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
@@ -257,12 +263,16 @@ def begin(given: dict) -> tuple[Settings, dict | None]:
     """
     settings = Settings(**given)
     folder = checkpoint.run_folder(settings.out_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out_dir={settings.out_dir} is a file; name a folder")
     if settings.init_from == "scratch":
         saved = None
     elif settings.init_from == "resume":
         own = check(Settings, checkpoint.read_config(folder), f"{folder / 'config.json'}: ")
         settings = Settings(**own | given)
         saved = checkpoint.load(folder / "ckpt.pt")
+        if "optimizer" not in saved:
+            raise UserError(f"{folder / 'ckpt.pt'} holds weights alone; --init_from={folder}")
         if settings.seed != saved["seed"]:
             raise UserError(f"the run has seed={saved['seed']}; a resumed run keeps it")
     else:
@@ -566,8 +576,11 @@ def evaluate(r: Run, whole: bool):
         for first in range(0, len(starts), size):
             if r.signal:
                 return
-            yield file.windows(starts[first : first + size])
-            bar.update(min(size, len(starts) - first))
+            batch = starts[first : first + size]
+            # Empty windows fill up the last batch: for a new shape, a compiled model would compile.
+            filled = np.pad(batch, (0, size - len(batch)), constant_values=len(file))
+            yield file.windows(filled)
+            bar.update(len(batch))
 
     lengths = r.tokenizer.byte_lengths()
     losses = {
@@ -588,10 +601,12 @@ def evaluate_and_save(r: Run, whole: bool) -> None:
         return
     train_loss, val_loss, head = losses
     s, p = r.settings, r.progress
+    r.network.eval()
     told = storyteller.tell(
         r.network, r.tokenizer, r.hardware, max_new_tokens=s.block_size, seed=s.seed + p.step
     )
     story = storyteller.tell_whole(told, beginning="", count=1)[0].text
+    r.network.train()
     p.evaluated = p.step
     improved = head.nats < p.best_val
     p.best_val = min(p.best_val, head.nats)
@@ -701,8 +716,7 @@ def start_wandb(r: Run) -> None:
         import wandb
     except ImportError:
         raise UserError("wandb_log needs wandb: pip install wandb") from None
-    r.progress.wandb_id = r.progress.wandb_id or wandb.util.generate_id()
-    wandb.init(
+    logged = wandb.init(
         project=r.settings.wandb_project,
         name=r.settings.wandb_run_name or r.folder.name,
         id=r.progress.wandb_id,
@@ -710,6 +724,7 @@ def start_wandb(r: Run) -> None:
         dir=r.folder,
         config=vars(r.settings),
     )
+    r.progress.wandb_id = logged.id
 
 
 def log_to_wandb(r: Run, row: dict) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Models of the tests are too small for a second thread; on a busy machine it only waits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
@@ -62,3 +65,36 @@ def tinystories() -> Path:
     if not folder:
         pytest.skip("TINYSTORIES_DIR names no folder with real stories")
     return Path(folder)
+
+
+@pytest.fixture
+def reciter(tmp_path):
+    """Makes a run folder whose model recites: reciter(b"One.", b"Two.") -> Path.
+
+    Its vocabulary is the 256 bytes and end of text. After T tokens, end of text in front included,
+    the likeliest token by far is the T-th of these texts, each followed by end of text.
+    """
+    import torch
+
+    from model import GPT, GPTConfig
+    from tinystories import checkpoint
+    from tinystories.tokenizer import STORY_PATTERN, Tokenizer
+
+    def make(*texts: bytes, name: str = "reciter", window: int = 64) -> Path:
+        tokenizer = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
+        ids = [id for text in texts for id in (*text, tokenizer.end_of_text)]
+        model = GPT(GPTConfig(257, window, n_layer=1, n_head=1, n_embd=320))
+        with torch.no_grad():
+            for weights in (model.wpe.weight, *model.h.parameters()):
+                weights.zero_()  # the layer adds nothing
+            model.wte.weight.copy_(torch.eye(320))
+            model.wpe.weight[range(len(ids)), ids] = 100.0  # each position points at its token
+            model.ln_f.weight.fill_(10.0)
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        tokenizer.save(folder / "tokenizer.json")
+        checkpoint.save(folder / "best.pt", checkpoint.weights(model, tokenizer))
+        checkpoint.save(folder / "ckpt.pt", checkpoint.weights(model, tokenizer))
+        return folder
+
+    return make

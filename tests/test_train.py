@@ -125,8 +125,9 @@ def test_a_budget_of_minutes_ends_evaluated_and_saved_and_a_resume_does_not_rene
     assert "done: 0.0 minutes of training" in done.stdout
     state = checkpoint.load(tmp_path / "ckpt.pt")["progress"]
     assert state["evaluated"] == state["step"] > 0
-    assert 1.8 <= state["seconds"] < 3
-    assert log(tmp_path, "learning_rate")[-1] < 2e-4
+    assert state["seconds"] >= 1.8
+    rates = log(tmp_path, "learning_rate")
+    assert rates[-1] < max(rates) / 2
     command("train.py", f"--out_dir={tmp_path}", "--init_from=resume")
     assert checkpoint.load(tmp_path / "ckpt.pt")["progress"] == state
 

@@ -78,14 +78,13 @@ def load(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     data = path.read_bytes()
-    body, checksum = data[: -2 - COMMENT], data[-COMMENT:]
-    if hashlib.sha256(body).hexdigest().encode() != checksum:
+    body, comment = data[: -2 - COMMENT], data[-2 - COMMENT :]
+    if comment != COMMENT.to_bytes(2, "little") + hashlib.sha256(body).hexdigest().encode():
         raise UserError(f"{path} is damaged, cut short or not a checkpoint of this project")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a crafted file can make the reader fail in any way it likes
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} holds more than tensors and was not read: {reason}") from None
+    except Exception:  # a crafted file can make the reader fail in any way it likes
+        raise UserError(f"{path} holds more than tensors: it was not read, nor run") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} has another format than this version reads")
     return state

@@ -236,12 +236,12 @@ _PAUSE = re.compile(rf"(?<=[^\s\"'“‘])[{_BLANKS}]*[–—―][{_BLANKS}]*(?=
 def _plain_punctuation(text: str) -> str:
     """Write quotes, dashes and ellipses in ASCII where all else is: one way to say it in English.
 
-    One other character in 400 (a café, a heart) does not make a text foreign. Where there are
+    One other character in 200 (a café, a heart) does not make a text foreign. Where there are
     more, the marks belong to its language (the dash that opens speech in Spanish) and stay.
     """
     if text.isascii() or not _MARK.search(text):
         return text
-    if len(_FOREIGN.findall(text)) * 400 > len(text):
+    if len(_FOREIGN.findall(text)) * 200 > len(text):
         return text
     return _PAUSE.sub(" - ", text).translate(_MARKS)
 
@@ -473,8 +473,11 @@ def _find(source: str, text_field: str | None) -> tuple[Path, ...]:
         near = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"a source is a path or {', '.join(known)}"
         raise UserError(f"there is no file {source}; {hint}")
-    beginnings = [list(itertools.islice(_file_texts(path, text_field), 2)) for path in paths]
-    if not any(beginnings):
+    try:
+        beginnings = [list(itertools.islice(_file_texts(path, text_field), 2)) for path in paths]
+    except OSError as error:  # no permission, a disk that fails
+        raise UserError(f"cannot read {error.filename or source}: {error.strerror}") from None
+    if not any(text.strip() for texts in beginnings for text in texts):
         raise UserError(f"{source} holds no stories")
     if paths[0].suffix.lower() == ".txt" and sum(map(len, beginnings)) == 1:
         raise UserError(f"{source} is one single story; write a line {SEPARATOR} between stories")

@@ -101,19 +101,21 @@ def compiled(module: torch.nn.Module, wanted: bool | str, hardware: Hardware, wa
 def _choose_device(wanted: str) -> tuple[torch.device, str]:
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        kind = next((kind for kind, present in here.items() if present), "cpu")
+        device = torch.device(next((kind for kind, present in here.items() if present), "cpu"))
     else:
-        kind = wanted.split(":")[0]
-        if kind not in ("cuda", "mps", "cpu"):
+        try:
+            device = torch.device(wanted)
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cuda", "mps", "cpu"):
             raise UserError(f"device={wanted} is none of auto, cuda, cuda:0, mps, cpu")
-        if not here.get(kind, True):
+        if not here.get(device.type, True):
             raise UserError(f"device={wanted} is not here; --device=auto takes what there is")
-    device = torch.device(kind if wanted == "auto" else wanted)
-    if kind == "cuda":
+    if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"device={wanted} is not here: {torch.cuda.device_count()} GPUs are")
         return device, torch.cuda.get_device_name(device)
-    if kind == "mps":
+    if device.type == "mps":
         return device, "Apple GPU"
     threads = f"{torch.get_num_threads()} threads"
     return device, threads if wanted == "cpu" else f"no GPU found, {threads}"

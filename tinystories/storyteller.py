@@ -111,6 +111,7 @@ def tell(
     A story starts behind end of text, as in training. The same seed tells the same stories.
 
     Args:
+        model: in evaluation mode, or dropout makes it stutter.
         stop: end each story at end of text; otherwise the name of that token is written out, and
             the telling goes on.
 
@@ -130,8 +131,6 @@ def tell(
         generator=torch.Generator(hardware.device).manual_seed(seed),
         **vars(sampling),
     )
-    training = model.training
-    model.eval()
     while True:
         with hardware.autocast():  # entered anew for each token: the caller runs in between
             new = next(new_ids, None)
@@ -144,7 +143,6 @@ def tell(
             text = END_OF_TEXT.encode() if is_end and not stop else tokenizer.decode_bytes([token])
             pieces.append(decoders[i].decode(text, final=ended[i]) or (None if ended[i] else ""))
         yield pieces
-    model.train(training)
     yield [None if over else d.decode(b"", True) for over, d in zip(ended, decoders, strict=True)]
 
 

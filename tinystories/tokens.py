@@ -18,6 +18,7 @@ from configurator import ROOT, UserError
 FORMAT = 1  # of meta.json
 GPT2_VOCAB_SIZE = 50257  # what the ids of a folder without meta.json are taken for
 SPLITS = ("train", "val")
+SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # what meta.json says of each
 
 
 # Writing ------------------------------------------------------------------------------------
@@ -51,12 +52,8 @@ class SplitWriter:
 
     def manifest(self) -> dict:
         """The counts and the checksum of what was written."""
-        return {
-            "stories": self.stories,
-            "tokens": self.tokens,
-            "bytes": self.bytes,
-            "sha256": self.sha256.hexdigest(),
-        }
+        counts = (self.stories, self.tokens, self.bytes, self.sha256.hexdigest())
+        return dict(zip(SPLIT_FIELDS, counts, strict=True))
 
 
 def dataset_folder(dataset: str) -> Path:
@@ -81,10 +78,9 @@ def read_meta(folder: Path) -> dict | None:
         return None
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        needed = [
-            (meta["splits"][split]["tokens"], meta["splits"][split]["sha256"]) for split in SPLITS
-        ]
-        known = meta["format"] == FORMAT and meta["tokenizer"]["vocab_size"] > 0 and all(needed)
+        counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS]
+        known = meta["format"] == FORMAT and "settings" in meta and None not in counts
+        known = known and meta["tokenizer"]["vocab_size"] > 0
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -144,6 +140,8 @@ class TokenFile:
         y = np.full((len(starts), T), -1, dtype=np.int64)
         for row, start in enumerate(starts):
             ids = self.ids[start : start + T + 1]
+            if len(ids) < 2:
+                continue
             x[row, : len(ids) - 1] = ids[:-1]
             y[row, : len(ids) - 1] = ids[1:]
             if ids.max() >= self.vocab_size:

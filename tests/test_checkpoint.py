@@ -1,0 +1,379 @@
+"""What a user relies on when a run is saved: it is whole, it is safe to read, nothing is lost."""
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+
+import pytest
+import torch
+from conftest import SMALL, command, complaint
+
+from configurator import UserError
+from tinystories import checkpoint
+from tinystories.tokenizer import Tokenizer
+
+STATE = {
+    "model": {
+        "float32": torch.randn(5, 7),
+        "float64": torch.randn(3, dtype=torch.float64),
+        "bfloat16": torch.randn(4, 4).bfloat16(),
+        "float16": torch.randn(4).half(),
+        "int64": torch.arange(-3, 9),
+        "uint8": torch.arange(256, dtype=torch.uint8),
+        "bool": torch.tensor([True, False]),
+        "odd": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5),
+        "transposed": torch.randn(3, 5).T,
+    },
+    "numbers": [1, -2, 3.5, 2**70, float("inf")],
+    "words": ("Lily", "öö", None, True),
+    "nested": {"a": {"b": [{"c": ()}]}},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint file that holds STATE."""
+    path = tmp_path / "ckpt.pt"
+    checkpoint.save(path, STATE)
+    return path
+
+
+def sealed(body: bytes) -> bytes:
+    """Bytes that end like a checkpoint, with a correct checksum."""
+    checksum = hashlib.sha256(body).hexdigest().encode()
+    return body + checkpoint.COMMENT.to_bytes(2, "little") + checksum
+
+
+def refusal(path) -> str:
+    """The line with which a file is refused."""
+    with pytest.raises(UserError) as refused:
+        checkpoint.load(path)
+    assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value)
+    return str(refused.value)
+
+
+def contents(folder) -> dict[str, bytes]:
+    """All files of a folder and their bytes."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# There and back -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STATE["model"])
+def test_a_tensor_comes_back_bit_for_bit(saved, name):
+    old, new = STATE["model"][name], checkpoint.load(saved)["model"][name]
+    assert (new.dtype, new.shape, new.device.type) == (old.dtype, old.shape, "cpu")
+    as_bytes = [tensor.contiguous().flatten().view(torch.uint8) for tensor in (old, new)]
+    assert torch.equal(*as_bytes)
+
+
+@pytest.mark.parametrize("name", ["numbers", "words", "nested"])
+def test_plain_values_come_back_equal(saved, name):
+    assert checkpoint.load(saved)[name] == STATE[name]
+
+
+def test_saving_the_same_state_gives_the_same_bytes(saved, tmp_path):
+    checkpoint.save(tmp_path / "again.pt", STATE)
+    assert (tmp_path / "again.pt").read_bytes() == saved.read_bytes()
+
+
+def test_plain_torch_reads_a_checkpoint_too(saved):
+    state = torch.load(saved, weights_only=True)
+    assert torch.equal(state["model"]["float32"], STATE["model"]["float32"])
+
+
+def test_saving_leaves_no_temporary_file_behind(saved):
+    assert [path.name for path in saved.parent.iterdir()] == ["ckpt.pt"]
+
+
+def test_a_temporary_file_from_a_crash_is_no_obstacle(saved):
+    saved.with_name("ckpt.pt.tmp").write_bytes(b"half a checkp")
+    checkpoint.save(saved, {"step": 2})
+    assert checkpoint.load(saved)["step"] == 2
+    assert [path.name for path in saved.parent.iterdir()] == ["ckpt.pt"]
+
+
+# Damage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 66, 67, 1000, -1000, -66, -64, -2, -1])
+def test_a_file_that_is_cut_short_is_refused(saved, length):
+    saved.write_bytes(saved.read_bytes()[:length])
+    assert "damaged" in refusal(saved)
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"\n", b"x" * 64])
+def test_a_file_with_something_behind_it_is_refused(saved, extra):
+    saved.write_bytes(saved.read_bytes() + extra)
+    assert "damaged" in refusal(saved)
+
+
+def accepted_flips(path, places) -> list[tuple[int, int]]:
+    """The (place, bit) pairs whose flip goes unnoticed; places count from the end if negative."""
+    whole = path.read_bytes()
+    unnoticed = []
+    for place, bit in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            checkpoint.load(path)
+        except UserError as error:
+            assert "damaged" in str(error), error
+        else:
+            unnoticed.append((place, bit))
+    return unnoticed
+
+
+def test_a_single_flipped_bit_anywhere_is_noticed(saved):
+    random.seed(1)
+    size = saved.stat().st_size
+    places = [(random.randrange(size), random.randrange(8)) for _ in range(2000)]
+    assert accepted_flips(saved, places) == []
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param(range(0, 64), id="the first bytes"),
+        pytest.param(range(-64, 0), id="the checksum"),
+        pytest.param(range(-66, -64), id="the length of the checksum"),
+        pytest.param(range(-88, -66), id="the end of the archive"),
+    ],
+)
+def test_every_flipped_bit_is_noticed_in(saved, places):
+    assert accepted_flips(saved, [(place, bit) for place in places for bit in range(8)]) == []
+
+
+def test_a_flipped_bit_in_the_padding_of_the_archive_is_noticed(saved):
+    whole = saved.read_bytes()
+    padding = whole.index(b"FB") + 4  # PyTorch aligns its records with an extra field "FB" of Zs
+    assert whole[padding : padding + 4] == b"ZZZZ"
+    assert accepted_flips(saved, [(padding, bit) for bit in range(8)]) == []
+
+
+def test_swapped_tensors_are_noticed(saved):
+    """A file put together from the pieces of two good ones."""
+    other = saved.with_name("other.pt")
+    checkpoint.save(other, STATE | {"model": {"float32": torch.zeros(5, 7)}})
+    saved.write_bytes(other.read_bytes()[:-64] + saved.read_bytes()[-64:])
+    assert "damaged" in refusal(saved)
+
+
+def test_a_checkpoint_of_another_program_is_refused(tmp_path):
+    torch.save({"model": torch.ones(2)}, tmp_path / "foreign.pt")
+    assert "not a checkpoint of this project" in refusal(tmp_path / "foreign.pt")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    assert refusal(tmp_path / "ckpt.pt") == f"there is no checkpoint {tmp_path / 'ckpt.pt'}"
+
+
+@pytest.mark.parametrize("state", [{"format": 99}, {"format": None}])
+def test_another_format_is_refused(tmp_path, state):
+    checkpoint.save(tmp_path / "new.pt", state)
+    assert "has another format than this version reads" in refusal(tmp_path / "new.pt")
+
+
+# Code in a checkpoint -----------------------------------------------------------------------
+
+
+class Evil:
+    """What runs a command as soon as it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def evil_file(kind: str, marker) -> bytes:
+    """A file that makes a folder where it is read with a trusting reader."""
+    path = marker.with_name("evil.pt")
+    match kind:
+        case "bare pickle":
+            return pickle.dumps({"format": 1, "model": Evil(marker)})
+        case "sealed pickle":
+            return sealed(pickle.dumps({"format": 1, "model": Evil(marker)}, protocol=2))
+        case "torch.save":
+            torch.save({"format": 1, "model": Evil(marker)}, path)
+        case "old torch.save":
+            torch.save(
+                {"format": 1, "model": Evil(marker)}, path, _use_new_zipfile_serialization=False
+            )
+            path.write_bytes(sealed(path.read_bytes()))
+        case "checkpoint.save":
+            checkpoint.save(path, {"model": Evil(marker)})
+    return path.read_bytes()
+
+
+KINDS = ["bare pickle", "sealed pickle", "torch.save", "old torch.save", "checkpoint.save"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_in_a_checkpoint_is_refused_and_never_run(kind, tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "ckpt.pt").write_bytes(evil_file(kind, marker))
+    refusal(tmp_path / "ckpt.pt")
+    assert not marker.exists()
+
+
+def test_the_evil_of_these_tests_is_real(tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "ckpt.pt").write_bytes(evil_file("checkpoint.save", marker))
+    torch.load(tmp_path / "ckpt.pt", weights_only=False)
+    assert marker.is_dir()
+
+
+def test_the_refusal_of_code_does_not_advise_to_run_it(tmp_path):
+    (tmp_path / "ckpt.pt").write_bytes(evil_file("checkpoint.save", tmp_path / "marker"))
+    assert "weights_only" not in refusal(tmp_path / "ckpt.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_rubbish_with_a_correct_checksum_is_refused(tmp_path):
+    random.seed(1)
+    path = tmp_path / "ckpt.pt"
+    for length in (0, 1, 2, 3, 10, 100, 1000) * 10:
+        path.write_bytes(sealed(random.randbytes(length)))
+        refusal(path)
+
+
+# Writing that fails -------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_the_run_as_it_was(run, dataset, tmp_path):
+    resource = pytest.importorskip("resource", reason="file sizes are limited on POSIX only")
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = contents(folder)
+    limit = len(before["best.pt"]) + 20_000  # enough for all but ckpt.pt
+    assert limit < len(before["ckpt.pt"])
+    line = complaint(
+        "train.py",
+        "--init_from=resume",
+        f"--out_dir={folder}",
+        "--max_iters=11",
+        "--eval_interval=1000",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert line.startswith(f"train.py: cannot write {folder / 'ckpt.pt'}: ")
+    assert (folder / "ckpt.pt").read_bytes() == before["ckpt.pt"]
+    assert set(contents(folder)) == set(before)
+    command("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=11")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*ckpt\.pt: No space left on device"):
+        checkpoint.save(saved, {"step": 2})
+    assert contents(saved.parent) == {"ckpt.pt": before}
+
+
+def test_saving_into_a_folder_that_has_gone_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="No such file or directory"):
+        checkpoint.save(tmp_path / "gone" / "ckpt.pt", {})
+
+
+def test_an_out_dir_that_is_a_file_is_told_in_one_line(dataset, tmp_path):
+    (tmp_path / "notes.txt").write_text("Dear diary")
+    options = [f"--dataset={dataset}", f"--out_dir={tmp_path / 'notes.txt'}", *SMALL]
+    assert "notes.txt" in complaint("train.py", *options)
+    assert (tmp_path / "notes.txt").read_text() == "Dear diary"
+
+
+# The run folder -----------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_all_that_is_promised(run):
+    promised = {"ckpt.pt", "best.pt", "config.json", "tokenizer.json", "log.csv", "samples.txt"}
+    assert set(contents(run)) == promised
+
+
+def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
+    log = checkpoint.Log(tmp_path)
+    log.row(step=1, loss=5.0)
+    log.story(1, "Once upon a time, ö")
+    sizes, before = log.sizes(), contents(tmp_path)
+    log.row(step=2, loss=4.0)
+    log.story(2, "Twice")
+    checkpoint.Log(tmp_path, sizes).row(step=2, loss=4.5)
+    after = contents(tmp_path)
+    assert after["samples.txt"] == before["samples.txt"]
+    assert after["log.csv"] == before["log.csv"] + b"2,,4.5,,,,,,,,\n"
+
+
+def test_logs_that_are_shorter_than_saved_are_kept_as_they_are(tmp_path):
+    sizes = checkpoint.Log(tmp_path).sizes()
+    (tmp_path / "log.csv").write_bytes(b"step\n")
+    checkpoint.Log(tmp_path, {name: size + 100 for name, size in sizes.items()})
+    assert (tmp_path / "log.csv").read_bytes() == b"step\n"
+
+
+def test_a_new_run_starts_its_logs_anew(tmp_path):
+    checkpoint.Log(tmp_path).row(step=1)
+    checkpoint.Log(tmp_path)
+    assert (tmp_path / "log.csv").read_text() == ",".join(checkpoint.COLUMNS) + "\n"
+
+
+def test_sizes_of_logs_are_bytes_not_characters(tmp_path):
+    log = checkpoint.Log(tmp_path)
+    log.story(1, "öö")
+    assert log.sizes() == {name: len(data) for name, data in contents(tmp_path).items()}
+
+
+def test_a_run_tells_stories_on_another_machine_without_data_or_network(run, tmp_path):
+    folder = tmp_path / "elsewhere" / "my run"
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dataset": "a dataset long gone"}))
+    nowhere = "http://127.0.0.1:9"
+    bare = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    bare |= {"https_proxy": nowhere, "http_proxy": nowhere, "no_proxy": ""}
+    options = [f"--out_dir={folder}", "--max_new_tokens=5", "--device=cpu"]
+    told = command("sample.py", *options, "--start=Once upon a time", cwd=tmp_path, env=bare)
+    assert told.stdout.count("Once upon a time") == 3
+
+
+def test_a_run_needs_the_tokenizer_that_lies_in_it(reciter):
+    folder = reciter(b"Hi.")
+    other = Tokenizer("bpe", r"\w+|\W+", [bytes([byte]) for byte in range(256)])
+    other.save(folder / "tokenizer.json")
+    with pytest.raises(UserError, match="is not the tokenizer of best"):
+        checkpoint.load_model(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_the_newest_run_is_the_one_saved_last(reciter, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
+    for age, name in ((3, "b"), (1, "c"), (2, "a")):
+        folder = reciter(b"Hi.", name=f"out/{name}")
+        os.utime(folder / "ckpt.pt", (1e9 - age, 1e9 - age))
+    (tmp_path / "out" / "unfinished").mkdir()
+    assert checkpoint.newest_run() == "out/c"
+
+
+def test_without_any_run_one_is_told_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="no run lies in out/ yet; train one first"):
+        checkpoint.newest_run()

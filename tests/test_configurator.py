@@ -1,0 +1,394 @@
+"""Settings of a toy command.
+
+python toy.py        what the commands of the repo do with theirs, in small
+"""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from conftest import ROOT, complaint
+
+import prepare
+import sample
+import train
+from configurator import UserError, help_text, parse
+from tinystories import checkpoint, tokens
+
+
+@dataclass
+class Toy:
+    # Words
+    name: str = "Lily"  # of the child
+    title: str | None = None  # None: none
+    # Numbers
+    steps: int = 10
+    limit: int | None = None  # None: no limit
+    rate: float = 0.5  # share of apples
+    shout: bool = False  # in capitals
+    # Choices
+    mood: Literal["glad", "sad"] = "glad"  # of the ending
+    compile: bool | Literal["auto"] = "auto"  # the three ways
+
+    def __post_init__(self):
+        pass  # a comment that is not for the reader
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config file and returns its path: config("steps = 3")."""
+
+    def write(text: str, name: str = "toy_config.py") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def given(*argv) -> dict:
+    """The values that a command line of the toy command sets."""
+    return parse(Toy, list(argv))[0]
+
+
+def refusal(*argv) -> str:
+    """The line with which the toy command refuses a command line."""
+    with pytest.raises(UserError) as refused:
+        given(*argv)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# Order of authority -------------------------------------------------------------------------
+
+
+def test_what_is_not_given_keeps_its_default():
+    assert given() == {}
+    assert Toy(**given("--steps=3")) == Toy(steps=3)
+
+
+def test_a_config_file_changes_defaults(config):
+    assert given(config("steps = 3\nname = 'Tom'")) == {"steps": 3, "name": "Tom"}
+
+
+def test_the_later_config_file_wins(config):
+    first, second = config("steps = 1\nrate = 0.1", "a.py"), config("steps = 2", "b.py")
+    assert given(first, second) == {"steps": 2, "rate": 0.1}
+    assert given(second, first) == {"steps": 1, "rate": 0.1}
+
+
+@pytest.mark.parametrize("line_first", [True, False])
+def test_the_command_line_wins_wherever_it_stands(config, line_first):
+    arguments = [config("steps = 1"), "--steps=7"]
+    assert given(*(reversed(arguments) if line_first else arguments)) == {"steps": 7}
+
+
+def test_the_last_of_two_equal_settings_wins():
+    assert given("--steps=1", "--steps=2") == {"steps": 2}
+
+
+def test_the_docstrings_of_config_files_are_handed_on(config):
+    files = config('"""Say hello."""\nsteps = 1', "a.py"), config("steps = 2", "b.py")
+    assert parse(Toy, list(files))[1] == ["Say hello.", ""]
+
+
+# Types --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--name=123", "123"),
+        ("--name=None", "None"),
+        ("--name=", ""),
+        ("--name=a=b==c", "a=b==c"),
+        ("--name=--steps=3", "--steps=3"),
+        ("--name=two words, öö", "two words, öö"),
+        ("--title=7", "7"),
+        ("--title=None", None),
+        ("--steps=-3", -3),
+        ("--steps=1_000", 1000),
+        ("--limit=None", None),
+        ("--limit=none", None),
+        ("--limit=5", 5),
+        ("--rate=2", 2.0),
+        ("--rate=1e-3", 0.001),
+        ("--shout=True", True),
+        ("--shout=true", True),
+        ("--shout=TRUE", True),
+        ("--shout=1", True),
+        ("--shout=False", False),
+        ("--shout=false", False),
+        ("--shout=fAlSe", False),
+        ("--shout=0", False),
+        ("--mood=sad", "sad"),
+        ("--compile=auto", "auto"),
+        ("--compile=True", True),
+        ("--compile=0", False),
+    ],
+)
+def test_a_value_is_read_by_the_type_of_its_field(argument, value):
+    name = argument[2:].partition("=")[0]
+    read = given(argument)
+    assert read == {name: value}
+    assert type(read[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("rate = 2", 2.0),
+        ("steps = 3.0", 3),
+        ("shout = 1", True),
+        ("limit = None", None),
+        ("compile = 'auto'", "auto"),
+        ("compile = False", False),
+        ("steps = 20_000", 20_000),
+    ],
+)
+def test_a_config_file_gives_python_values(config, line, value):
+    name = line.split()[0]
+    read = given(config(line))
+    assert read == {name: value}
+    assert type(read[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--steps=many", "a whole number, not 'many'"),
+        ("--steps=2.5", "a whole number, not '2.5'"),
+        ("--steps=", "a whole number, not ''"),
+        ("--steps=None", "a whole number, not 'None'"),
+        ("--limit=2.5", "a whole number or None, not '2.5'"),
+        ("--rate=fast", "a number, not 'fast'"),
+        ("--rate=nan", "a number, not 'nan'"),
+        ("--rate=inf", "a number, not 'inf'"),
+        ("--shout=yes", "True or False, not 'yes'"),
+        ("--shout=2", "True or False, not '2'"),
+        ("--mood=angry", "glad, sad, not 'angry'"),
+        ("--compile=maybe", "True or False or auto, not 'maybe'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(argument, wanted):
+    assert refusal(argument) == f"{argument.partition('=')[0]} wants {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("name = 123", "name wants text, not 123"),
+        ("steps = 2.5", "steps wants a whole number, not 2.5"),
+        ("steps = True", "steps wants a whole number, not True"),
+        ("steps = None", "steps wants a whole number, not None"),
+        ("steps = float('inf')", "steps wants a whole number, not inf"),
+        ("rate = [1]", "rate wants a number, not [1]"),
+        ("def steps(): pass", "steps wants a whole number, not <function"),
+    ],
+)
+def test_a_config_file_with_a_wrong_type_is_named(config, line, wanted):
+    path = config(line)
+    assert refusal(path).startswith(f"{path}: {wanted}")
+
+
+# Names --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_setting_is_refused_and_the_nearest_named():
+    assert refusal("--stepps=3") == "--stepps is not a setting; did you mean steps?"
+
+
+def test_an_unknown_setting_without_any_near_name_points_to_help():
+    assert refusal("--zzz=3") == "--zzz is not a setting; --help lists all settings"
+
+
+def test_an_unknown_name_in_a_config_file_is_refused_too(config):
+    path = config("mod = 'sad'")
+    assert refusal(path) == f"{path}: mod is not a setting; did you mean mood?"
+
+
+def test_names_with_an_underscore_and_modules_are_the_files_own_business(config):
+    path = config("import math\n_half = math.sqrt(0.25)\nrate = _half / 2\n_zzz = print")
+    assert given(path) == {"rate": 0.25}
+
+
+def test_methods_and_attributes_of_the_settings_are_no_settings():
+    assert "is not a setting" in refusal("--__post_init__=1")
+
+
+@pytest.mark.parametrize("argument", ["--shout", "-steps=3", "--", "-", "-x"])
+def test_what_is_no_setting_at_all_is_refused(argument):
+    expected = f"cannot read {argument!r}; settings are given as --key=value"
+    assert refusal(argument) == expected
+
+
+# Config files -------------------------------------------------------------------------------
+
+
+def test_a_config_file_that_does_not_exist_is_named():
+    message = refusal("config/none.py")
+    assert message == "there is no config file config/none.py; settings are given as --key=value"
+
+
+def test_a_word_without_dashes_is_explained():
+    assert "settings are given as --key=value" in refusal("steps=3")
+
+
+def test_a_config_file_that_raises_is_named_with_the_line(config):
+    path = config("steps = 3\n\nrate = 1 / 0\n")
+    assert refusal(path) == f"{path}, line 3: ZeroDivisionError: division by zero"
+
+
+def test_an_error_inside_a_function_is_named_with_the_line_of_the_file(config):
+    path = config("import json\ndef _load():\n    return json.loads('{')\nsteps = _load()\n")
+    assert refusal(path).startswith(f"{path}, line 3: JSONDecodeError")
+
+
+def test_a_config_file_with_a_syntax_error_is_named_with_the_line(config):
+    path = config("steps = 3\nrate = = 2\n")
+    assert refusal(path).startswith(f"{path}, line 2: SyntaxError: invalid syntax")
+
+
+def test_an_error_with_several_lines_is_told_in_one(config):
+    path = config("raise ValueError('first\\nsecond')")
+    assert refusal(path).startswith(f"{path}, line 1: ValueError: first")
+
+
+def test_a_config_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"PK\x03\x04\0\0\xff\xfe")
+    assert refusal(str(path)).startswith(f"{path}, line ")
+
+
+def test_a_config_file_can_find_what_lies_beside_it(config):
+    path = config("from pathlib import Path as _Path\nname = _Path(__file__).name", "me.py")
+    assert given(path) == {"name": "me.py"}
+
+
+def test_a_config_may_be_written_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "windows.py"
+    path.write_bytes(b"\xef\xbb\xbfsteps = 3\r\n")
+    assert given(str(path)) == {"steps": 3}
+
+
+# Help ---------------------------------------------------------------------------------------
+
+
+def test_help_shows_docstring_headings_defaults_and_comments(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = help_text(Toy).splitlines()
+    assert lines[0] == "Settings of a toy command."
+    assert "  Words" in lines
+    assert "    --name=Lily                   of the child" in lines
+    assert "    --title=None                  None: none" in lines
+    assert "    --steps=10" in [line.rstrip() for line in lines]
+    assert not any("not for the reader" in line for line in lines)
+
+
+def test_help_uses_the_width_of_the_terminal(monkeypatch):
+    narrow, wide = [], []
+    for columns, lines in (("60", narrow), ("200", wide)):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines += help_text(prepare.Settings).partition("Settings:")[2].splitlines()
+    assert max(map(len, narrow)) <= 60
+    assert len(wide) < len(narrow)
+
+
+@pytest.fixture(scope="module", params=["prepare", "train", "sample"])
+def helped(request):
+    """(module, what its --help prints, the modules it imports)."""
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / f"{request.param}.py", "--help"],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"COLUMNS": "80"},
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    return {"prepare": prepare, "train": train, "sample": sample}[request.param], shown, imported
+
+
+def test_help_of_each_command_prints_every_field_with_its_default(helped):
+    module, shown, _ = helped
+    for field in dataclasses.fields(module.Settings):
+        assert re.search(rf"^    --{field.name}={field.default}( |$)", shown.stdout, re.MULTILINE)
+
+
+def test_every_field_has_a_comment_and_help_prints_it(helped):
+    module, shown, _ = helped
+    source = (ROOT / module.__file__).read_text(encoding="utf-8")
+    printed = " ".join(shown.stdout.split())
+    without = []
+    for field in dataclasses.fields(module.Settings):
+        comment = re.search(rf"^    {field.name}: [^#\n]*(?:# (.*))?$", source, re.MULTILINE)[1]
+        if comment:
+            assert f"--{field.name}={field.default} {' '.join(comment.split())}" in printed
+        else:
+            without.append(field.name)
+    assert not without
+
+
+def test_help_of_each_command_fits_80_columns(helped):
+    _, shown, _ = helped
+    assert [line for line in shown.stdout.splitlines() if len(line) > 80] == []
+
+
+def test_help_of_each_command_imports_no_torch(helped):
+    _, _, imported = helped
+    assert "configurator" in imported
+    assert not imported & {"torch", "tiktoken", "datasets", "huggingface_hub", "numpy"}
+
+
+def test_help_is_shown_whatever_else_is_given(capsys):
+    with pytest.raises(SystemExit) as ended:
+        given("--no_such=1", "-h")
+    assert ended.value.code == 0
+    assert "Settings:" in capsys.readouterr().out
+
+
+# In a real process --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["prepare.py", "train.py", "sample.py"])
+def test_a_misspelt_setting_ends_in_one_line_with_status_2(script, tmp_path):
+    line = complaint(script, "--sed=1", "--sourc=1", cwd=tmp_path)
+    assert line.startswith(f"{script}: --sed is not a setting; ")
+
+
+def test_a_config_of_the_repo_is_found_from_any_working_directory(tmp_path):
+    line = complaint("train.py", "config/storybook_1m.py", "--n_layr=3", cwd=tmp_path)
+    assert line == "train.py: --n_layr is not a setting; did you mean n_layer?"
+
+
+def test_a_config_of_ones_own_is_found_where_one_stands(config, tmp_path):
+    config("n_layr = 3", "mine.py")
+    line = complaint("train.py", "mine.py", cwd=tmp_path)
+    assert line == "train.py: mine.py: n_layr is not a setting; did you mean n_layer?"
+
+
+def test_data_and_runs_lie_beside_the_scripts_wherever_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tokens.dataset_folder("small") == ROOT / "data" / "small"
+    assert checkpoint.run_folder("out/x") == ROOT / "out" / "x"
+    assert checkpoint.run_folder(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes standard input in a POSIX shell")
+def test_a_command_works_where_standard_input_is_closed():
+    shell = f'"{sys.executable}" "{ROOT / "train.py"}" --sed=1 <&-'
+    done = subprocess.run(shell, shell=True, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("config/*.py")))
+def test_every_config_of_the_repo_is_valid_and_says_how_to_prepare_its_data(name):
+    values, docs = parse(train.Settings, [f"config/{name}"])
+    train.Settings(**values)
+    command = re.search(r"python prepare\.py *(.*)", docs[0])
+    prepared, _ = parse(prepare.Settings, command[1].split())
+    assert prepare.Settings(**prepared).dataset == values["dataset"]

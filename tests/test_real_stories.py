@@ -1,0 +1,75 @@
+"""Real TinyStories through the whole path, where a folder of them is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import command
+from test_prepare import stories_in
+from test_train import log
+
+from tinystories import checkpoint, device, storyteller
+from tinystories.corpus import clean_story, open_source
+
+GPT2 = pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"
+)
+
+
+def prepare(folder, tinystories, *options):
+    command(
+        *("prepare.py", f"--dataset={folder}", f"--source={tinystories / 'train.txt'}"),
+        *options,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--tokenizer=gpt2"], marks=GPT2, id="gpt2"),
+        pytest.param(["--tokenizer=gpt2", "--vocab_size=10000"], marks=GPT2, id="gpt2_10000"),
+        pytest.param(["--tokenizer=bpe", "--vocab_size=4096"], id="bpe4096"),
+        pytest.param(["--tokenizer=bpe", "--vocab_size=257"], id="bytes"),
+    ],
+)
+def test_val_bin_decodes_back_to_the_stories_exactly(tinystories, tmp_path, options):
+    valid = str(tinystories / "valid.txt")
+    prepare(tmp_path / "data", tinystories, f"--val_source={valid}", *options)
+    raw = open_source(valid, val_source=valid).stories("val")
+    repaired = [clean_story(text, repair_only=True)[0] for text in raw]
+    assert stories_in(tmp_path / "data", "val") == [story for story in repaired if story]
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    """A run of 200 steps of a small config on real stories; its folder."""
+    folder = os.environ.get("TINYSTORIES_DIR")
+    if not folder:
+        pytest.skip("TINYSTORIES_DIR names no folder with real stories")
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("OMP_NUM_THREADS", str(os.cpu_count()))
+    base = tmp_path_factory.mktemp("real")
+    prepare(
+        base / "data", Path(folder), "--tokenizer=bpe", "--vocab_size=4096", "--val_fraction=0.01"
+    )
+    command(
+        *("train.py", f"--dataset={base / 'data'}", f"--out_dir={base / 'run'}"),
+        *"--n_layer=3 --n_head=4 --n_embd=256 --block_size=128 --batch_size=40".split(),
+        *"--gradient_accumulation_steps=1 --learning_rate=2e-3 --warmup_iters=20".split(),
+        *"--max_iters=200 --eval_interval=200 --eval_tokens=20000 --device=cpu".split(),
+    )
+    monkey.undo()
+    return base / "run"
+
+
+def test_two_hundred_steps_on_real_stories_learn(real_run):
+    assert log(real_run, "val_loss")[-1] < 4.0
+
+
+def test_most_stories_of_the_young_model_end_by_themselves(real_run):
+    model, tokenizer, _ = checkpoint.load_model(real_run)
+    told = storyteller.tell(
+        *(model, tokenizer, device.choose("cpu", "float32")), count=8, max_new_tokens=1000, seed=1
+    )
+    stories = storyteller.tell_whole(told, beginning="", count=8)
+    assert sum(story.ended for story in stories) >= 6

@@ -1,0 +1,175 @@
+"""A run that is stopped, killed or cut short, and resumed, ends like the undisturbed one."""
+
+import csv
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, command
+
+from tinystories import checkpoint
+
+CLOCK = {"tokens_per_second", "mfu", "minutes"}  # columns that no two runs share
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+
+
+def start(*args, launcher=()) -> subprocess.Popen:
+    """Start train.py; what it prints comes line by line from .stdout."""
+    return subprocess.Popen(
+        [sys.executable, *launcher, ROOT / "train.py", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,  # a Ctrl-C of its own, as in a terminal
+    )
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> None:
+    """Read what a run prints until the line of a step."""
+    for line in process.stdout:
+        if re.match(rf"\s*{step} ", line):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def assert_equal(a, b, where: str = "") -> None:
+    """The same to the last bit."""
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (left, right) in enumerate(zip(a, b, strict=True)):
+            assert_equal(left, right, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+def assert_same_run(folder, undisturbed) -> None:
+    """Weights, optimizer, losses, log and stories are the same; only the clock differs."""
+    for name in ("ckpt.pt", "best.pt"):
+        one, two = checkpoint.load(folder / name), checkpoint.load(undisturbed / name)
+        for state in (one, two):
+            state.pop("log_sizes", None)  # the clock's digits vary in number
+            state.get("progress", {}).pop("seconds", None)
+        assert_equal(one, two, name)
+    logs = [
+        [
+            {column: value for column, value in row.items() if column not in CLOCK}
+            for row in csv.DictReader((path / "log.csv").read_text().splitlines())
+        ]
+        for path in (folder, undisturbed)
+    ]
+    assert logs[0] == logs[1]
+    assert (folder / "samples.txt").read_text() == (undisturbed / "samples.txt").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
+    dataset, tmp_path, monkeypatch, dtype
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums over threads keep their order too
+    options = (f"--dataset={dataset}", *SMALL, f"--dtype={dtype}", "--max_iters=20")
+    command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
+    folder = tmp_path / "stopped"
+    process = start(*options, f"--out_dir={folder}")
+    wait_for_step(process, 7)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    stopped = int(re.search(r"stopped and saved after step (\d+); go on with: ", out)[1])
+    assert 7 <= stopped < 20
+    assert f"python train.py --init_from=resume --out_dir={folder}" in out
+    command("train.py", f"--out_dir={folder}", "--init_from=resume")
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_ctrl_c_during_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(dataset, tmp_path):
+    options = (f"--dataset={dataset}", *SMALL, "--max_iters=6", "--eval_tokens=200000")
+    command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
+    folder = tmp_path / "stopped"
+    process = start(*options, f"--out_dir={folder}")
+    wait_for_step(process, 5)  # which an evaluation follows
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopped and saved after step 5" in out
+    assert checkpoint.load(folder / "ckpt.pt")["progress"]["evaluated"] == 0
+    command("train.py", f"--out_dir={folder}", "--init_from=resume")
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
+    slow = ("--n_embd=512", "--batch_size=64", "--block_size=256", "--eval_tokens=256")
+    process = start(f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, *slow)
+    for line in process.stdout:
+        if line.startswith("step 0:"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+
+
+def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, tmp_path):
+    options = (f"--dataset={dataset}", *SMALL, "--max_iters=14")
+    whole = start(*options, f"--out_dir={tmp_path / 'whole'}", launcher=TORCHRUN)
+    _, err = whole.communicate(timeout=120)
+    assert whole.returncode == 0, err
+    folder = tmp_path / "stopped"
+    process = start(*options, f"--out_dir={folder}", launcher=TORCHRUN)
+    wait_for_step(process, 4)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "torchrun --nproc_per_node=2 train.py --init_from=resume" in out, out + err
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in err
+    assert 4 <= checkpoint.load(folder / "ckpt.pt")["progress"]["step"] < 14
+    resumed = start(f"--out_dir={folder}", "--init_from=resume", launcher=TORCHRUN)
+    _, err = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, err
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def kill_when_a_temporary_file_appears(process, folder) -> None:
+    """kill -9 at the instant a checkpoint is being written."""
+    while process.poll() is None:
+        if any(entry.name.endswith(".pt.tmp") for entry in os.scandir(folder)):
+            break
+    process.kill()
+
+
+def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_path):
+    chance = random.Random(7)
+    options = (f"--dataset={dataset}", *SMALL, "--max_iters=300", "--eval_interval=50")
+    command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    steps = []
+    for kill in range(20):
+        begin = options if kill == 0 else ("--init_from=resume",)
+        process = start(*begin, f"--out_dir={folder}", "--save_minutes=0")
+        wait_for_step(process, steps[-1] + 2 if steps else 2)
+        if kill % 2:
+            kill_when_a_temporary_file_appears(process, folder)
+        else:
+            time.sleep(chance.random() * 0.1)
+            process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+        checkpoint.load(folder / "best.pt")
+        steps.append(checkpoint.load(folder / "ckpt.pt")["progress"]["step"])
+    assert steps == sorted(set(steps))  # every one of them got further
+    command("train.py", f"--out_dir={folder}", "--init_from=resume", "--save_minutes=10")
+    assert_same_run(folder, tmp_path / "whole")
