@@ -1,13 +1,13 @@
 """Turn stories into token files for training: data/<dataset>/.
 
-    python prepare.py                                       with GPT-2's vocabulary
-    python prepare.py --tokenizer=bpe --vocab_size=4096     a learned vocabulary
-    python prepare.py --source='mine/*.txt'                 stories of your own
-    python prepare.py --source=storybook --tokenizer=bpe    built in, no network
+    python prepare.py                                     GPT-2's vocabulary
+    python prepare.py --tokenizer=bpe --vocab_size=4096   a learned vocabulary
+    python prepare.py --source='mine/*.txt'               stories of your own
+    python prepare.py --source=storybook --tokenizer=bpe  built in, no network
 
-Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean (all from the
-Hugging Face hub), storybook, or a path or glob of .txt (with <|endoftext|> between stories),
-.jsonl, .json, .csv or .parquet files.
+Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean
+(all from the Hugging Face hub), storybook, or a path or glob of .txt files
+(with <|endoftext|> between stories) or of .jsonl, .json, .csv or .parquet files.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
 """Let a trained model tell stories.
 
-    python sample.py                                 three by the run trained last
-    python sample.py --start="Once upon a time"      with the same beginning
-    python sample.py --start=FILE:beginning.txt      from a file; --start=- stdin
-    python sample.py --stream=True                   word by word
-    python sample.py --interactive=True              type beginnings, read stories
+    python sample.py                              three by the run trained last
+    python sample.py --start="Once upon a time"   with the same beginning
+    python sample.py --start=FILE:beginning.txt   from a file; - standard input
+    python sample.py --stream=True                word by word
+    python sample.py --interactive=True           type beginnings, read stories
 
 Stories go to standard output, all else to standard error.
 """
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     folder = checkpoint.run_folder(out_dir)
     model, tokenizer, _ = checkpoint.load_model(folder, s.checkpoint)
     hardware = device.choose(s.device, s.dtype)
-    model.to(hardware.device).eval()
+    model.to(hardware.device)
     note(f"{s.checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
 
     def tell(beginning: str, count: int, seed: int):
@@ -84,13 +84,17 @@ def main(argv: list[str]) -> None:
         return
     told = tell(beginning, s.num_samples, s.seed)
     if s.stream:
-        stream(told, beginning, s.num_samples)
-        return
-    bar = tqdm(told, total=s.max_new_tokens, unit="tok", leave=False, disable=None)
-    for i, story in enumerate(storyteller.tell_whole(bar, beginning, s.num_samples)):
-        print(RULE + "\n" if i else "", story.text, sep="")
-        if s.stop and not story.ended:
-            note(f"(cut off after {s.max_new_tokens} tokens; --max_new_tokens lets it go on)")
+        ended = stream(told, beginning, s.num_samples)
+    else:
+        bar = tqdm(told, total=s.max_new_tokens, unit="tok", leave=False, disable=None)
+        stories = storyteller.tell_whole(bar, beginning, s.num_samples)
+        print(f"\n{RULE}\n".join(story.text for story in stories))
+        ended = sum(story.ended for story in stories)
+    if s.stop and ended < s.num_samples:
+        note(
+            f"({s.num_samples - ended} of {s.num_samples} cut off after {s.max_new_tokens} tokens; "
+            "a larger --max_new_tokens lets them go on)"
+        )
 
 
 def read_beginning(start: str) -> str:
@@ -126,28 +130,32 @@ def converse(tell, seed: int) -> None:
         seed += 1
 
 
-def stream(told: Iterable[list[str | None]], beginning: str, count: int) -> None:
-    """Print stories as they are told: the first one live, then what there is of the next."""
-    waiting = [beginning] * count
-    current = 0
+def stream(told: Iterable[list[str | None]], beginning: str, count: int) -> int:
+    """Print stories as they are told: the first one live, then what there is of the next.
 
-    def write(text: str) -> None:
-        print(text, end="", flush=True)
+    Returns:
+        how many of them the model brought to an end.
+    """
+    waiting, ended, current = [beginning] * count, [False] * count, 0
+
+    def show(i: int) -> None:
+        print(waiting[i], end="", flush=True)
+        waiting[i] = ""
 
     for pieces in told:
-        for i in range(current, count):
-            waiting[i] += pieces[i] or ""
-        while current < count:
-            write(waiting[current])
-            waiting[current] = ""
-            if pieces[current] is not None:
-                break
+        for i, piece in enumerate(pieces):
+            waiting[i] += piece or ""
+            ended[i] = piece is None
+        show(current)
+        while ended[current] and current + 1 < count:
             current += 1
-            write(f"\n{RULE}\n" if current < count else "\n")
-    for i in range(current, count):
-        write(f"{waiting[i]}\n")
-        if i + 1 < count:
-            write(f"{RULE}\n")
+            print(f"\n{RULE}")
+            show(current)
+    for i in range(current + 1, count):
+        print(f"\n{RULE}")
+        show(i)
+    print()
+    return sum(ended)
 
 
 def note(text: str) -> None:

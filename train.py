@@ -1,20 +1,22 @@
 """Train a GPT on a prepared dataset.
 
     python train.py config/tinystories_30m.py                  a GPU, or the CPU
-    python train.py config/storybook_1m.py --batch_size=32     any setting changed
+    python train.py config/storybook_1m.py --batch_size=32     any setting
     python train.py --init_from=resume --out_dir=out/x         go on with a run
     torchrun --nproc_per_node=4 train.py config/...            four GPUs
 
-Ctrl-C saves and says how to go on. The run folder out/<run>/ holds everything; see
-tinystories/checkpoint.py for what is in it.
+Ctrl-C saves and says how to go on. The run folder out/<run>/ holds everything:
+tinystories/checkpoint.py tells what is in it.
 """
 
 import dataclasses
 import math
 import os
 import signal
+import socket
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -577,10 +579,12 @@ def evaluate(r: Run, whole: bool):
             if r.signal:
                 return
             batch = starts[first : first + size]
-            # Empty windows fill up the last batch: for a new shape, a compiled model would compile.
-            filled = np.pad(batch, (0, size - len(batch)), constant_values=len(file))
-            yield file.windows(filled)
             bar.update(len(batch))
+            if (
+                r.model is not r.network
+            ):  # a compiled model would compile anew for a last, small one
+                batch = np.pad(batch, (0, size - len(batch)), constant_values=len(file))
+            yield file.windows(batch)
 
     lengths = r.tokenizer.byte_lengths()
     losses = {
@@ -736,14 +740,23 @@ def log_to_wandb(r: Run, row: dict) -> None:
 
 
 def stop_on_signals(r: Run) -> None:
-    """Let Ctrl-C and SIGTERM end the run at the next micro-batch; a second one ends it at once."""
+    """Let Ctrl-C and SIGTERM end the run at the next micro-batch; a second one ends it at once.
 
-    def note(number, frame):
-        r.signal = number
-        signal.signal(number, signal.SIG_DFL)
+    Python itself would notice a signal only between two of its instructions, of which a large
+    step has few. A thread that waits for the signals' bytes notices them at once.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def watch():
+        with theirs:  # which would close were nobody to hold it
+            r.signal = ours.recv(1)[0]
+            os._exit(128 + ours.recv(1)[0])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(theirs.fileno())
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def resume_command(r: Run) -> str:

@@ -482,4 +482,4 @@ def test_overwrite_that_fails_leaves_the_old_dataset(copied):
 def test_a_prepared_dataset_is_named_as_it_was_given(tmp_path):
     options = [*SAME, "--max_stories=40", "--vocab_size=257", f"--dataset={tmp_path / 'new'}"]
     told = command("prepare.py", *options).stdout
-    assert f"prepared {tmp_path / 'new'}: " in told
+    assert f"prepared {tmp_path / 'new'}:" in told

@@ -297,7 +297,7 @@ def test_stop_false_goes_on_behind_the_end(tell, reciter):
 def test_a_story_that_is_cut_off_is_said_to_be(tell, reciter):
     out, notes = tell(reciter(STORY), "--num_samples=1", tokens=4)
     assert out == "Once\n"
-    assert "(cut off after 4 tokens; --max_new_tokens lets it go on)" in notes
+    assert "(1 of 1 cut off after 4 tokens; a larger --max_new_tokens" in notes
 
 
 def test_an_end_that_just_fits_is_no_cut(tell, reciter):

@@ -136,7 +136,7 @@ def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dic
         raise UserError(f"{folder / 'tokenizer.json'} is not the tokenizer of {name} beside it")
     model = GPT(GPTConfig(**state["model_config"]))
     model.load_state_dict(state["model"])
-    return model, tokenizer, state
+    return model.eval(), tokenizer, state
 
 
 # Settings and logs --------------------------------------------------------------------------
