@@ -25,9 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent  # data/, out/ and config/ lie here, wherever one stands
-REFUSALS = {  # by the machine: no room, no permission
-    getattr(errno, name, None) for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS".split()
+REFUSALS = {  # by the machine, not bugs: no room, no permission, a file in place of a folder
+    getattr(errno, name, errno.ENOSPC)  # not every system has a quota
+    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR ENAMETOOLONG".split()
 }
+RANK = int(os.environ.get("RANK", 0))  # of this process among several, set by torchrun
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -48,8 +50,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in REFUSALS:
             raise
-        if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
-            print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {f'[rank {RANK}] ' if RANK else ''}{error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)

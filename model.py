@@ -165,17 +165,18 @@ class HeadLoss(torch.autograd.Function):
             if learning:
                 slope = (logits - log_sum).exp_()
                 slope.scatter_add_(1, target.clamp(min=0), -torch.ones_like(at_target))
-                slope = (slope * (real / count)).to(x.dtype)
+                slope = (slope * real).to(x.dtype)
                 grad_x[start : start + HEAD_ROWS] = slope @ w
                 grad_weight += slope.T @ rows
         if learning:
-            ctx.save_for_backward(grad_x, grad_weight)
+            ctx.save_for_backward(grad_x, grad_weight, count)
         return total / count
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad, grad_weight * grad, None, None
+        grad_x, grad_weight, count = ctx.saved_tensors
+        grad = grad / count  # only here, where the loss is scaled: float16 would lose small slopes
+        return (grad_x.float() * grad).to(grad_x.dtype), grad_weight * grad, None, None
 
 
 class GPT(nn.Module):
@@ -227,8 +228,9 @@ class GPT(nn.Module):
             cache.length += T
         if targets is None:
             return F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
-        x, targets = x.flatten(0, 1), targets.flatten()
-        return HeadLoss.apply(x, self.wte.weight, targets, self.config.vocab_size)
+        # HeadLoss sees whether its inputs want gradients, but not that no_grad wants none.
+        weight = self.wte.weight if torch.is_grad_enabled() else self.wte.weight.detach()
+        return HeadLoss.apply(x.flatten(0, 1), weight, targets.flatten(), self.config.vocab_size)
 
     @torch.no_grad()
     def generate(
@@ -261,6 +263,8 @@ class GPT(nn.Module):
         cache, unread = KVCache(self.config), idx
         seen = torch.zeros(len(idx), self.config.vocab_size, dtype=torch.bool, device=idx.device)
         seen.scatter_(1, idx, True)
+        if end_of_text is not None:
+            seen[:, end_of_text] = False  # it begins every story, and must be free to end it
         ended = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         for _ in range(max_new_tokens):
             if cache.length + unread.shape[1] > window:

@@ -6,11 +6,10 @@
     python prepare.py --source=storybook --tokenizer=bpe  built in, no network
 
 Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean
-(all from the Hugging Face hub), storybook, or a path or glob of .txt files
-(with <|endoftext|> between stories) or of .jsonl, .json, .csv or .parquet files.
+(all from the Hugging Face hub), storybook, or a path or glob of .txt files with
+<|endoftext|> between stories, or of .jsonl, .json, .csv or .parquet files.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import ROOT, UserError, parse, run
-from tinystories.corpus import RULES, Source, clean_story, digest, open_source, short_name
+from tinystories.corpus import HUB, RULES, Source, clean_story, digest, open_source, short_name
 
 
 @dataclass
@@ -43,6 +42,8 @@ class Settings:
     overwrite: bool = False  # replace a dataset that was prepared with other settings
 
     def __post_init__(self):
+        if self.dataset == "" or not self.source:
+            raise UserError("source and dataset must not be empty")
         if self.max_stories is not None and self.max_stories < 1:
             raise UserError(f"max_stories is {self.max_stories}; it must be at least 1")
         if self.tokenizer == "bpe" and self.vocab_size is None:
@@ -64,40 +65,57 @@ from tinystories import tokenizer, tokens  # noqa: E402
 def main(argv: list[str]) -> None:
     given, _ = parse(Settings, argv)
     s = Settings(**given)
+    if s.vocab_size is not None:
+        largest = tokenizer.GPT2_SIZE if s.tokenizer == "gpt2" else tokenizer.LARGEST
+        tokenizer.check_size(s.vocab_size, largest)
     folder = tokens.dataset_folder(s.dataset)
-    wanted = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("dataset", "overwrite")}
+    if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
+        raise UserError(f"{folder} is there and holds no dataset; choose another --dataset")
+    settings = {k: v for k, v in vars(s).items() if k not in ("dataset", "overwrite")}
+    source = None if s.source in HUB else open_stories(s)  # the hub is asked only when it has to be
+    files = (
+        [path for split in tokens.SPLITS for path in source.files.get(split, ())] if source else []
+    )
+    wanted = {
+        "settings": settings,
+        "files": [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files],
+    }
     if folder.exists() and not s.overwrite:
         meta = tokens.read_meta(folder)
-        if not meta or meta["settings"] != wanted:
+        if not meta or wanted != {name: meta.get(name) for name in wanted}:
             raise UserError(
-                f"{folder} is there already, prepared with other settings; "
-                "replace it with --overwrite=True, or choose another --dataset"
+                f"{folder} is there already, prepared with other settings or from files that have "
+                "changed; replace it with --overwrite=True, or choose another --dataset"
             )
         print(f"{s.dataset} is already prepared, with these settings: {summary(meta)}")
         return
-    count = s.max_stories if s.source == "storybook" else None
-    source = open_source(
-        s.source,
-        revision=s.revision,
-        val_source=s.val_source,
-        val_fraction=s.val_fraction,
-        text_field=s.text_field,
-        count=count,
-    )
+    if s.tokenizer == "gpt2":
+        tokenizer.gpt2()  # better to miss it now than after an hour of cleaning
+    source = source or open_stories(s)
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        meta = build(s, source, building) | {"settings": wanted}
+        meta = build(s, source, building) | wanted
         tokens.write_meta(building, meta)
         tokens.publish(building, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {building}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     report(meta)
     print(f"prepared {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}:")
     print(f"  {summary(meta)}")
+
+
+def open_stories(s: Settings) -> Source:
+    """The source that the settings name."""
+    return open_source(
+        s.source,
+        revision=s.revision,
+        val_source=s.val_source,
+        val_fraction=s.val_fraction,
+        text_field=s.text_field,
+        count=s.max_stories if s.source == "storybook" else None,
+    )
 
 
 def build(s: Settings, source: Source, folder: Path) -> dict:

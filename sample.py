@@ -70,6 +70,8 @@ def main(argv: list[str]) -> None:
     hardware = device.choose(s.device, s.dtype)
     model.to(hardware.device)
     note(f"{s.checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
+    for reason in hardware.reasons:
+        note(reason)
 
     def tell(beginning: str, count: int, seed: int):
         length = len(tokenizer.encode(beginning)) + 1

@@ -12,17 +12,18 @@ tinystories/checkpoint.py tells what is in it.
 import dataclasses
 import math
 import os
+import re
 import signal
 import socket
 import sys
-import textwrap
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from configurator import UserError, check, parse, run
+from configurator import RANK, UserError, check, parse, run
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Settings:
     learning_rate: float = 1e-3  # the highest
     decay_lr: bool = True  # cosine from learning_rate to min_lr
     warmup_iters: int = 100  # steps of linear warmup
-    lr_decay_iters: int | None = None  # the step that reaches min_lr; None: max_iters
+    lr_decay_iters: int | None = None  # the step that reaches min_lr; None: the last
     min_lr: float = 1e-4  # the lowest
     weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9  # memory of the gradient
@@ -87,6 +88,8 @@ class Settings:
             raise UserError("beta1 and beta2 must lie in 0 to 1, without 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise UserError("max_minutes must be above 0, or None for no budget")
+        if self.decay_lr and self.min_lr > self.learning_rate:
+            raise UserError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
@@ -98,14 +101,13 @@ import torch.distributed as dist  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from model import GPT, GPTConfig  # noqa: E402
-from tinystories import checkpoint, device, storyteller, tokens  # noqa: E402
+from tinystories import checkpoint, device, logbook, storyteller, tokens  # noqa: E402
+from tinystories.logbook import say  # noqa: E402
 from tinystories.tokenizer import Tokenizer, gpt2  # noqa: E402
 
-RANK = int(os.environ.get("RANK", 0))  # set by torchrun
-LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # set by torchrun
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 SHAPE = ("block_size", "n_layer", "n_head", "n_embd", "bias")  # fixed once a model exists
-HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU    left"
 
 
 class Stopped(Exception):
@@ -134,16 +136,14 @@ class Run:
     data: tokens.Dataset
     tokenizer: Tokenizer
     network: GPT  # the plain module, which is saved
-    model: torch.nn.Module  # the same, compiled where that works
-    ddp: torch.nn.Module  # the same, wrapped where several processes train
+    compiled: torch.nn.Module  # the same, compiled where that works
+    trained: torch.nn.Module  # the same, in DDP where several processes train
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     progress: Progress
     shuffle: tokens.Shuffle
     guard: "Guard"
-    clock: "Clock"
-    log: checkpoint.Log | None = None  # on rank 0
-    bar: tqdm | None = None
+    log: logbook.Logbook | None = None  # on rank 0
     signal: int = 0  # the signal that came, if one did
     saved_at: float = 0.0
     logged: tuple[int, float] = (0, 0.0)  # windows and seconds when the last line was printed
@@ -152,26 +152,21 @@ class Run:
 # Small helpers ------------------------------------------------------------------------------
 
 
-def say(text: str = "") -> None:
-    """Print on rank 0, above the progress bar."""
-    if RANK == 0:
-        tqdm.write(text)
+class Losses(NamedTuple):
+    """What an evaluation measures."""
 
+    train: storyteller.Loss
+    val: storyteller.Loss
+    head: storyteller.Loss  # over the first eval_tokens of validation, to compare between steps
 
-class Clock:
-    """Seconds of training; stands still while it is paused."""
-
-    def __init__(self, seconds: float):
-        self.before, self.since = seconds, None
-
-    def now(self) -> float:
-        return self.before + (time.perf_counter() - self.since if self.since else 0.0)
-
-    def start(self) -> None:
-        self.since = time.perf_counter()
-
-    def pause(self) -> None:
-        self.before, self.since = self.now(), None
+    def row(self, step: int) -> dict:
+        """The columns of log.csv."""
+        return {
+            "step": step,
+            "train_loss": self.train.nats,
+            "val_loss": self.val.nats,
+            "val_bits_per_byte": self.val.bits_per_byte,
+        }
 
 
 class Guard:
@@ -237,23 +232,6 @@ def agree(r: Run) -> float:
     return share
 
 
-def short(count: float) -> str:
-    """A count in at most five characters: 614M, 1.23M, 8.5K."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}" if count < 999.5 * size else f"{count:.1e}"
-    return f"{count:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """A time in words: 45s, 12m05s, 3h20m."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
-
-
 # Set-up -------------------------------------------------------------------------------------
 
 
@@ -279,6 +257,8 @@ def begin(given: dict) -> tuple[Settings, dict | None]:
             raise UserError(f"the run has seed={saved['seed']}; a resumed run keeps it")
     else:
         path = checkpoint.run_folder(settings.init_from)
+        if not path.exists():
+            raise UserError(f"init_from is scratch, resume, a run folder or a .pt file: no {path}")
         saved = checkpoint.load(path / "best.pt" if path.is_dir() else path)
     if saved:
         shape = saved["model_config"]
@@ -286,8 +266,9 @@ def begin(given: dict) -> tuple[Settings, dict | None]:
             if given.get(name, shape[name]) != shape[name]:
                 raise UserError(f"{name}={given[name]}, but the saved model has {shape[name]}")
         settings = dataclasses.replace(settings, **{name: shape[name] for name in SHAPE})
-    in_the_way = (folder / "ckpt.pt").exists() and not settings.overwrite
-    if in_the_way and settings.init_from != "resume" and not settings.eval_only:
+    begins_anew = settings.init_from == "scratch" or not (saved and settings.eval_only)
+    begins_anew = begins_anew and settings.init_from != "resume" and not settings.overwrite
+    if begins_anew and (folder / "ckpt.pt").exists():
         raise UserError(
             f"{settings.out_dir} holds a run already; go on with it (--init_from=resume), "
             "choose another --out_dir, or start over with --overwrite=True"
@@ -300,7 +281,7 @@ def begin(given: dict) -> tuple[Settings, dict | None]:
     return settings, saved
 
 
-def open_data(s: Settings, docs: list[str], saved: dict | None):
+def open_data(s: Settings, docs: list[str], saved: dict | None) -> tuple[tokens.Dataset, Tokenizer]:
     """The dataset and its tokenizer.
 
     Raises:
@@ -334,7 +315,8 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     hardware = device.choose(f"cuda:{LOCAL_RANK}" if on_gpus else s.device, s.dtype)
     where = hardware.device
     if WORLD_SIZE > 1:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # evaluations may take long
     torch.manual_seed(s.seed)
     shape = {name: getattr(s, name) for name in SHAPE}
     network = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, dropout=s.dropout, **shape))
@@ -342,22 +324,26 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
         network.load_state_dict(saved["model"])
     network.to(where)
     groups = network.optimizer_groups(s.weight_decay)
-    describe(s, data, tokenizer, hardware, network, groups)
-    optimizer = torch.optim.AdamW(groups, s.learning_rate, (s.beta1, s.beta2), fused=True)
+    # Apple's fused AdamW does not look at found_inf, which keeps bad steps out of the weights.
+    fused = where.type != "mps"
+    optimizer = torch.optim.AdamW(groups, s.learning_rate, (s.beta1, s.beta2), fused=fused)
     scaler = torch.amp.GradScaler(where.type, enabled=hardware.dtype == torch.float16)
     progress = Progress()
     if saved and s.init_from == "resume":
         optimizer.load_state_dict(saved["optimizer"])
         for group, fresh in zip(optimizer.param_groups, groups, strict=True):
-            group |= {"weight_decay": fresh["weight_decay"], "betas": (s.beta1, s.beta2)}
-        scaler.load_state_dict(saved["scaler"])
+            wanted = {"weight_decay": fresh["weight_decay"], "betas": (s.beta1, s.beta2)}
+            group |= wanted | {"fused": fused}
+        if saved["scaler"]:  # empty where the run was not in float16 before
+            scaler.load_state_dict(saved["scaler"])
         progress = Progress(**saved["progress"])
-    model, line = device.compiled(network, s.compile, hardware, lambda m: warm_up(m, s, hardware))
+    describe(s, data, tokenizer, network, optimizer, progress)
+    for reason in hardware.reasons:
+        say(reason)
+    compiled, why = device.compiled(network, s.compile, hardware, lambda m: warm_up(m, s, hardware))
     network.zero_grad(set_to_none=True)
-    say(line)
-    ddp = model
-    if WORLD_SIZE > 1:
-        ddp = torch.nn.parallel.DistributedDataParallel(model)
+    say(why)
+    distributed = torch.nn.parallel.DistributedDataParallel
     return Run(
         settings=s,
         folder=checkpoint.run_folder(s.out_dir),
@@ -365,26 +351,35 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
         data=data,
         tokenizer=tokenizer,
         network=network,
-        model=model,
-        ddp=ddp,
+        compiled=compiled,
+        trained=distributed(compiled) if WORLD_SIZE > 1 else compiled,
         optimizer=optimizer,
         scaler=scaler,
         progress=progress,
         shuffle=tokens.Shuffle(len(data.train), s.block_size, s.seed),
         guard=Guard(where),
-        clock=Clock(progress.seconds),
     )
 
 
 def warm_up(model: torch.nn.Module, s: Settings, hardware: device.Hardware) -> None:
-    """One forward and backward pass over nothing, which makes torch.compile compile."""
+    """Pass over nothing, as in training and as in evaluating: torch.compile compiles for both."""
     x = torch.zeros(s.batch_size, s.block_size, dtype=torch.long, device=hardware.device)
     with hardware.autocast():
         loss = model(x, x)
     loss.backward()
+    with hardware.autocast(), torch.no_grad():
+        model.eval()(x, x)
+    model.train()
 
 
-def describe(s, data, tokenizer, hardware, network, groups) -> None:
+def describe(
+    s: Settings,
+    data: tokens.Dataset,
+    tokenizer: Tokenizer,
+    network: GPT,
+    optimizer: torch.optim.AdamW,
+    progress: Progress,
+) -> None:
     """Say in plain words what will be trained, on what, and how long."""
     splits = data.meta["splits"] if data.meta else {}
     stories = {name: f", {splits[name]['stories']:,} stories" for name in splits}
@@ -400,12 +395,10 @@ def describe(s, data, tokenizer, hardware, network, groups) -> None:
         f"window of {s.block_size} tokens, dropout {s.dropout}"
     )
     say(f"number of parameters: {network.count_parameters() / 1e6:.2f}M")
-    for kind, group in zip(("decayed", "non-decayed"), groups, strict=True):
+    for kind, group in zip(("decayed", "non-decayed"), optimizer.param_groups, strict=True):
         count = sum(p.numel() for p in group["params"])
         say(f"num {kind} parameter tensors: {len(group['params'])}, with {count:,} parameters")
-    say("using fused AdamW: True")
-    for reason in hardware.reasons:
-        say(reason)
+    say(f"using fused AdamW: {optimizer.defaults['fused']}")
     say(f"tokens per iteration will be: {windows * s.block_size:,}")
     say(
         f"  = {s.batch_size} windows in a micro-batch x {s.gradient_accumulation_steps} "
@@ -419,71 +412,161 @@ def describe(s, data, tokenizer, hardware, network, groups) -> None:
             f"as many steps as {s.max_minutes:g} minutes allow, at most {s.max_iters:,}; "
             f"{epoch:,.0f} go once through the data"
         )
+    if progress.step:
+        say(f"going on after step {progress.step:,}")
 
 
-# Loop ---------------------------------------------------------------------------------------
+# The run folder ----------------------------------------------------------------------------
 
 
-def main(argv: list[str]) -> None:
-    given, docs = parse(Settings, argv)
-    started = time.perf_counter()
-    settings, saved = begin(given)
-    r = set_up(settings, docs, saved)
-    if settings.eval_only:
-        losses = evaluate(r, whole=True)
-        if losses:
-            say(evaluation_line(r, *losses))
+def open_run_folder(r: Run, saved: dict | None) -> None:
+    """Make the run folder, or cut its records back to the step that the run resumes from."""
+    if RANK != 0:
         return
-    open_run_folder(r, saved)
-    stop_on_signals(r)
-    try:
-        train(r)
-    except Stopped as stopped:
-        r.bar.close()
-        if RANK == 0:
-            save(r)
-            say(f"stopped and saved after step {r.progress.step}; go on with: {resume_command(r)}")
-        leave()
-        sys.exit(128 + stopped.args[0])
-    r.bar.close()
-    minutes, whole = r.progress.seconds / 60, (time.perf_counter() - started) / 60
-    say(f"done: {minutes:.1f} minutes of training, {whole:.1f} with all around it")
-    say(f"hear it: python sample.py --out_dir={settings.out_dir}")
-    leave()
+    resumed = r.settings.init_from == "resume"
+    beginnings = ("init_from", "overwrite", "eval_only")  # how to begin is not what the run is
+    kept = {name: value for name, value in vars(r.settings).items() if name not in beginnings}
+    r.folder.mkdir(parents=True, exist_ok=True)
+    wandb = logbook.open_wandb(r.folder, kept, r.progress.wandb_id) if kept["wandb_log"] else None
+    if wandb:
+        r.progress.wandb_id = wandb.id
+    if not resumed:
+        for name in ("ckpt.pt", "best.pt"):
+            (r.folder / name).unlink(missing_ok=True)
+    checkpoint.write_config(r.folder, kept)
+    r.tokenizer.save(r.folder / "tokenizer.json")
+    r.log = logbook.Logbook(r.folder, saved["log_sizes"] if resumed else None, wandb)
 
 
-def train(r: Run) -> None:
-    """Train until the steps or the minutes are spent.
+def evaluate(r: Run, whole: bool) -> Losses | None:
+    """Measure the losses on training and validation tokens; None if a signal comes meanwhile.
 
-    Raises:
-        Stopped: a signal came.
+    Args:
+        whole: take all validation tokens, not only the first eval_tokens.
     """
+    size, data = r.settings.batch_size, r.data
+    starts = data.val.in_order(None if whole else r.settings.eval_tokens)
+    head = len(data.val.in_order(r.settings.eval_tokens))
+    parts = [
+        (data.train, data.train.spread(len(starts))),
+        (data.val, starts[:head]),
+        (data.val, starts[head:]),
+    ]
+    bar = tqdm(total=2 * len(starts), desc="evaluating", unit="win", leave=False, disable=None)
+
+    def batches(file: tokens.TokenFile, starts: np.ndarray):
+        for first in range(0, len(starts), size):
+            if r.signal:
+                return
+            batch = starts[first : first + size]
+            bar.update(len(batch))
+            if r.compiled is not r.network:  # a last, smaller batch would have it compiled anew
+                batch = np.pad(batch, (0, size - len(batch)), constant_values=len(file))
+            yield file.windows(batch)
+
+    lengths = r.tokenizer.byte_lengths()
+    train, head, rest = (
+        storyteller.measure(r.compiled, batches(*part), lengths, r.hardware) for part in parts
+    )
+    bar.close()
+    return None if r.signal else Losses(train, head + rest, head)
+
+
+def evaluate_and_save(r: Run, whole: bool) -> None:
+    """Evaluate, tell a story, and save; leaves at once if a signal comes."""
+    r.guard.check()
+    losses = evaluate(r, whole)
+    if losses is None:
+        return
     s, p = r.settings, r.progress
-    say(HEADER)
-    r.saved_at, r.logged = time.perf_counter(), (p.windows, p.seconds)
-    share = agree(r)
-    while True:
-        finished = p.step >= s.max_iters or share >= 1
-        if p.evaluated < p.step and (finished or p.step % s.eval_interval == 0):
-            if RANK == 0:
-                evaluate_and_save(r, finished)
-            share = agree(r)
-        if finished:
-            return
-        r.clock.start()
-        rate = learning_rate(s, p.step, share)
-        loss, norm = train_step(r, rate)
-        if p.step % s.log_interval == 0:
-            r.guard.check()
-            p.seconds = r.clock.now()
-            if RANK == 0:
-                log_step(r, loss.item(), rate, norm.item())
-        r.clock.pause()
-        p.seconds = r.clock.now()
-        r.bar.update(p.seconds - r.bar.n if s.max_minutes else 1)
-        if RANK == 0 and time.perf_counter() - r.saved_at > 60 * s.save_minutes:
-            save(r)
-        share = agree(r)
+    r.network.eval()
+    told = storyteller.tell(
+        r.network, r.tokenizer, r.hardware, max_new_tokens=s.block_size, seed=s.seed + p.step
+    )
+    story = storyteller.tell_whole(told, beginning="", count=1)[0].text
+    r.network.train()
+    r.log.evaluation(losses.row(p.step), story)
+    p.evaluated = p.step
+    if losses.head.nats < p.best_val:
+        p.best_val = losses.head.nats
+        best = checkpoint.weights(r.network, r.tokenizer)
+        checkpoint.save(r.folder / "best.pt", best | {"step": p.step, "val_loss": p.best_val})
+    save(r)
+
+
+def log_step(r: Run, loss: float, rate: float, norm: float) -> None:
+    """Print a step and add it to log.csv."""
+    s, p = r.settings, r.progress
+    if r.scaler.is_enabled() and r.scaler.get_scale() < 1:
+        raise UserError(
+            f"step {p.step}: float16 gradients overflow whatever their scale (loss {loss:.4g}, "
+            f"learning rate {rate:.3g}, gradient norm {norm:.4g}); lower learning_rate"
+        )
+    windows, seconds = r.logged
+    r.logged = (p.windows, p.seconds)
+    speed = (p.windows - windows) * s.block_size / max(1e-9, p.seconds - seconds)
+    peak = r.hardware.peak_flops()
+    left = p.seconds / p.step * (s.max_iters - p.step)
+    if s.max_minutes:
+        left = min(left, max(0.0, 60 * s.max_minutes - p.seconds))
+    row = {
+        "step": p.step,
+        "tokens": p.windows * s.block_size,
+        "loss": loss,
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "tokens_per_second": round(speed),
+        "mfu": r.network.flops_per_token() * speed / (peak * WORLD_SIZE) if peak else None,
+        "minutes": round(p.seconds / 60, 3),
+    }
+    r.log.step(row, left)
+
+
+def save(r: Run) -> None:
+    """Write ckpt.pt: everything that is needed to go on from the last finished step."""
+    r.guard.check()
+    state = checkpoint.weights(r.network, r.tokenizer) | {
+        "optimizer": r.optimizer.state_dict(),
+        "scaler": r.scaler.state_dict(),
+        "progress": dataclasses.asdict(r.progress),
+        "seed": r.settings.seed,
+        "data": r.data.identity(),
+        "log_sizes": r.log.sizes(),
+    }
+    checkpoint.save(r.folder / "ckpt.pt", state)
+    r.saved_at = time.perf_counter()
+
+
+# The loop ----------------------------------------------------------------------------------
+
+
+def to_device(ids: np.ndarray, where: torch.device) -> torch.Tensor:
+    """The ids on the device; CUDA copies them while the host goes on."""
+    tensor = torch.from_numpy(ids)
+    if where.type == "cuda":
+        return tensor.pin_memory().to(where, non_blocking=True)
+    return tensor.to(where)
+
+
+def update(r: Run, rate: float, loss: torch.Tensor) -> torch.Tensor:
+    """Let AdamW take its step, unless loss or gradient are not finite; the gradient's norm."""
+    r.scaler.unscale_(r.optimizer)
+    limit = r.settings.grad_clip or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(r.network.parameters(), limit)
+    for group in r.optimizer.param_groups:
+        group["lr"] = rate
+    if r.scaler.is_enabled():  # skips a gradient that overflowed, and lowers its scale
+        r.guard.look(r.progress.step + 1, rate, loss, torch.zeros_like(loss))
+        r.scaler.step(r.optimizer)
+        r.scaler.update()
+        return norm
+    bad = r.guard.look(r.progress.step + 1, rate, loss, norm)
+    if r.optimizer.defaults["fused"]:
+        r.optimizer.found_inf = bad  # where it is 1, the step passes without a trace
+        r.optimizer.step()
+    elif not bad.item():
+        r.optimizer.step()
+    return norm
 
 
 def train_step(r: Run, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -509,9 +592,9 @@ def train_step(r: Run, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         agree(r)
         x, y = (to_device(ids, r.hardware.device) for ids in r.data.train.windows(starts))
         if WORLD_SIZE > 1:  # gradients travel between processes once a step
-            r.ddp.require_backward_grad_sync = i == len(mine) - 1
+            r.trained.require_backward_grad_sync = i == len(mine) - 1
         with r.hardware.autocast():
-            micro_loss = r.ddp(x, y) / len(mine)
+            micro_loss = r.trained(x, y) / len(mine)
         r.scaler.scale(micro_loss).backward()
         loss += micro_loss.detach()
     if WORLD_SIZE > 1:
@@ -523,220 +606,49 @@ def train_step(r: Run, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
     return loss, norm
 
 
-def update(r: Run, rate: float, loss: torch.Tensor) -> torch.Tensor:
-    """Let AdamW take its step, unless loss or gradient are not finite; the gradient's norm."""
-    r.scaler.unscale_(r.optimizer)
-    limit = r.settings.grad_clip or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(r.network.parameters(), limit)
-    for group in r.optimizer.param_groups:
-        group["lr"] = rate
-    if r.scaler.is_enabled():  # skips a gradient that overflowed, and lowers its scale
-        r.guard.look(r.progress.step + 1, rate, loss, torch.zeros_like(loss))
-        r.scaler.step(r.optimizer)
-        r.scaler.update()
-    else:
-        # The fused AdamW passes over a step where found_inf is 1, as it does for the GradScaler.
-        r.optimizer.found_inf = r.guard.look(r.progress.step + 1, rate, loss, norm)
-        r.optimizer.step()
-    return norm
-
-
-def to_device(ids: np.ndarray, where: torch.device) -> torch.Tensor:
-    """The ids on the device; CUDA copies them while the host goes on."""
-    tensor = torch.from_numpy(ids)
-    if where.type == "cuda":
-        return tensor.pin_memory().to(where, non_blocking=True)
-    return tensor.to(where)
-
-
-# Evaluating, logging, saving ----------------------------------------------------------------
-
-
-def evaluate(r: Run, whole: bool):
-    """The losses on training and validation tokens.
-
-    Args:
-        whole: take all validation tokens, not only the first eval_tokens.
-
-    Returns:
-        (train, val, head), where head is the loss of the first eval_tokens validation tokens,
-        which compares between steps; None if a signal came meanwhile.
-    """
-    s, data = r.settings, r.data
-    size = s.batch_size
-    all_starts = data.val.in_order(None if whole else s.eval_tokens)
-    head = data.val.in_order(s.eval_tokens)
-    parts = {
-        "val": (data.val, head),
-        "rest": (data.val, all_starts[len(head) :]),
-        "train": (data.train, data.train.spread(len(all_starts))),
-    }
-    total = sum(len(starts) for _, starts in parts.values())
-    bar = tqdm(total=total, desc="evaluating", unit="win", leave=False, disable=None)
-
-    def batches(file: tokens.TokenFile, starts: np.ndarray):
-        for first in range(0, len(starts), size):
-            if r.signal:
-                return
-            batch = starts[first : first + size]
-            bar.update(len(batch))
-            if (
-                r.model is not r.network
-            ):  # a compiled model would compile anew for a last, small one
-                batch = np.pad(batch, (0, size - len(batch)), constant_values=len(file))
-            yield file.windows(batch)
-
-    lengths = r.tokenizer.byte_lengths()
-    losses = {
-        name: storyteller.measure(r.model, batches(file, starts), lengths, r.hardware)
-        for name, (file, starts) in parts.items()
-    }
-    bar.close()
-    if r.signal:
-        return None
-    return losses["train"], losses["val"] + losses["rest"], losses["val"]
-
-
-def evaluate_and_save(r: Run, whole: bool) -> None:
-    """Evaluate, tell a story, and save; leaves at once if a signal comes."""
-    r.guard.check()
-    losses = evaluate(r, whole)
-    if losses is None:
-        return
-    train_loss, val_loss, head = losses
-    s, p = r.settings, r.progress
-    r.network.eval()
-    told = storyteller.tell(
-        r.network, r.tokenizer, r.hardware, max_new_tokens=s.block_size, seed=s.seed + p.step
-    )
-    story = storyteller.tell_whole(told, beginning="", count=1)[0].text
-    r.network.train()
-    p.evaluated = p.step
-    improved = head.nats < p.best_val
-    p.best_val = min(p.best_val, head.nats)
-    row = {
-        "step": p.step,
-        "train_loss": train_loss.nats,
-        "val_loss": val_loss.nats,
-        "val_bits_per_byte": val_loss.bits_per_byte,
-    }
-    r.log.row(**row)
-    r.log.story(p.step, story)
-    log_to_wandb(r, row | {"story": story})
-    say(evaluation_line(r, train_loss, val_loss, head))
-    say(textwrap.fill(story, 79, initial_indent="  | ", subsequent_indent="  | ", max_lines=8))
-    if improved:
-        best = checkpoint.weights(r.network, r.tokenizer) | {"step": p.step, "val_loss": head.nats}
-        checkpoint.save(r.folder / "best.pt", best)
-    save(r)
-
-
-def evaluation_line(r: Run, train_loss, val_loss, head) -> str:
-    """One line with the losses of an evaluation."""
-    return (
-        f"step {r.progress.step}: train loss {train_loss.nats:.4f}, "
-        f"val loss {val_loss.nats:.4f}, {val_loss.bits_per_byte:.4f} bits per byte"
-    )
-
-
-def log_step(r: Run, loss: float, rate: float, norm: float) -> None:
-    """Print a step and add it to log.csv."""
-    s, p = r.settings, r.progress
-    if r.scaler.is_enabled() and r.scaler.get_scale() < 1:
-        raise UserError(
-            f"step {p.step}: float16 gradients overflow whatever their scale (loss {loss:.4g}, "
-            f"learning rate {rate:.3g}, gradient norm {norm:.4g}); lower learning_rate"
-        )
-    windows, seconds = r.logged
-    r.logged = (p.windows, p.seconds)
-    speed = (p.windows - windows) * s.block_size / max(1e-9, p.seconds - seconds)
-    peak = r.hardware.peak_flops()
-    mfu = r.network.flops_per_token() * speed / (peak * WORLD_SIZE) if peak else None
-    left = p.seconds / p.step * (s.max_iters - p.step)
-    if s.max_minutes:
-        left = min(left, max(0.0, 60 * s.max_minutes - p.seconds))
-    row = {
-        "step": p.step,
-        "tokens": p.windows * s.block_size,
-        "loss": loss,
-        "learning_rate": rate,
-        "grad_norm": norm,
-        "tokens_per_second": round(speed),
-        "mfu": round(mfu, 4) if mfu else "n/a",
-        "minutes": round(p.seconds / 60, 3),
-    }
-    r.log.row(**row)
-    log_to_wandb(r, row)
-    share = f"{mfu:.1%}" if mfu else "n/a"
-    say(
-        f"{p.step:6} {short(row['tokens']):>7} {loss:7.4f} {rate:9.2e} {norm:7.3f} "
-        f"{short(speed):>7} {share:>6} {duration(left):>7}"
-    )
-
-
-def save(r: Run) -> None:
-    """Write ckpt.pt: everything that is needed to go on from the last finished step."""
-    r.guard.check()
-    state = checkpoint.weights(r.network, r.tokenizer) | {
-        "optimizer": r.optimizer.state_dict(),
-        "scaler": r.scaler.state_dict(),
-        "progress": dataclasses.asdict(r.progress),
-        "seed": r.settings.seed,
-        "data": r.data.identity(),
-        "log_sizes": r.log.sizes(),
-    }
-    checkpoint.save(r.folder / "ckpt.pt", state)
-    r.saved_at = time.perf_counter()
-
-
-def open_run_folder(r: Run, saved: dict | None) -> None:
-    """Make the run folder, or cut its logs back to the step that the run resumes from."""
-    s, p = r.settings, r.progress
-    resumed = s.init_from == "resume"
-    r.bar = tqdm(
+def progress_bar(s: Settings, p: Progress) -> tqdm:
+    """A bar over the steps, or over the seconds of a budget; on terminals alone."""
+    return tqdm(
         total=round(60 * s.max_minutes) if s.max_minutes else s.max_iters,
-        initial=p.seconds if s.max_minutes else p.step,
+        initial=int(p.seconds) if s.max_minutes else p.step,
         desc="training",
         unit="s" if s.max_minutes else "step",
         disable=None if RANK == 0 else True,
     )
-    if RANK != 0:
-        return
-    r.folder.mkdir(parents=True, exist_ok=True)
-    if not resumed:
-        for name in ("ckpt.pt", "best.pt"):
-            (r.folder / name).unlink(missing_ok=True)
-    kept = {k: v for k, v in vars(s).items() if k not in ("init_from", "overwrite", "eval_only")}
-    checkpoint.write_config(r.folder, kept)
-    r.tokenizer.save(r.folder / "tokenizer.json")
-    r.log = checkpoint.Log(r.folder, saved["log_sizes"] if resumed else None)
-    if s.wandb_log:
-        start_wandb(r)
 
 
-def start_wandb(r: Run) -> None:
-    """Open the run at Weights & Biases; a resumed run goes on in its own."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("wandb_log needs wandb: pip install wandb") from None
-    logged = wandb.init(
-        project=r.settings.wandb_project,
-        name=r.settings.wandb_run_name or r.folder.name,
-        id=r.progress.wandb_id,
-        resume="allow",
-        dir=r.folder,
-        config=vars(r.settings),
-    )
-    r.progress.wandb_id = logged.id
+def train(r: Run) -> None:
+    """Train until the steps or the minutes are spent.
 
-
-def log_to_wandb(r: Run, row: dict) -> None:
-    """Send a row to Weights & Biases, if that is wanted."""
-    if r.settings.wandb_log:
-        import wandb
-
-        wandb.log(row, step=r.progress.step)
+    Raises:
+        Stopped: a signal came.
+    """
+    s, p = r.settings, r.progress
+    say(logbook.HEADER)
+    r.saved_at, r.logged = time.perf_counter(), (p.windows, p.seconds)
+    share = agree(r)
+    with progress_bar(s, p) as bar:
+        while True:
+            finished = p.step >= s.max_iters or share >= 1
+            if p.evaluated < p.step and (finished or p.step % s.eval_interval == 0):
+                if RANK == 0:
+                    evaluate_and_save(r, finished)
+                share = agree(r)
+            if finished:
+                return
+            begun = time.perf_counter()
+            rate = learning_rate(s, p.step, share)
+            loss, norm = train_step(r, rate)
+            due = p.step % s.log_interval == 0
+            if due or p.step % s.eval_interval == 0:
+                r.guard.check()  # waits until the device has done all that it was given
+            p.seconds += time.perf_counter() - begun
+            if due and RANK == 0:
+                log_step(r, loss.item(), rate, norm.item())
+            bar.update(int(p.seconds) - bar.n if s.max_minutes else 1)
+            if RANK == 0 and time.perf_counter() - r.saved_at > 60 * s.save_minutes:
+                save(r)
+            share = agree(r)
 
 
 def stop_on_signals(r: Run) -> None:
@@ -751,6 +663,7 @@ def stop_on_signals(r: Run) -> None:
     def watch():
         with theirs:  # which would close were nobody to hold it
             r.signal = ours.recv(1)[0]
+            say("stopping and saving; once more quits at once")
             os._exit(128 + ours.recv(1)[0])
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -759,16 +672,50 @@ def stop_on_signals(r: Run) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def resume_command(r: Run) -> str:
-    launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
-    return f"{launcher} train.py --init_from=resume --out_dir={r.settings.out_dir}"
-
-
 def leave() -> None:
     """Part from the other processes."""
     if WORLD_SIZE > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def resume_command(r: Run) -> str:
+    launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
+    return f"{launcher} train.py --init_from=resume --out_dir={r.settings.out_dir}"
+
+
+def main(argv: list[str]) -> None:
+    started = time.perf_counter()
+    given, docs = parse(Settings, argv)
+    s, saved = begin(given)
+    try:
+        r = set_up(s, docs, saved)
+        if s.eval_only:
+            say(logbook.evaluation_line(evaluate(r, whole=True).row(r.progress.step)))
+            return leave()
+        open_run_folder(r, saved)
+        del saved  # the weights and the optimizer have their copies
+        stop_on_signals(r)
+        train(r)
+    except Stopped as stopped:
+        if RANK == 0:
+            save(r)
+        say(f"stopped and saved after step {r.progress.step}; go on with: {resume_command(r)}")
+        leave()
+        sys.exit(128 + stopped.args[0])
+    except (RuntimeError, MemoryError) as error:
+        if device.is_out_of_memory(error):
+            raise UserError(
+                f"out of memory: lower batch_size (now {s.batch_size}), and raise "
+                "gradient_accumulation_steps by as much to keep the step the same"
+            ) from None
+        if WORLD_SIZE > 1 and re.search("closed by peer|reset by peer|NCCL", str(error)):
+            raise UserError("another process of the run ended; its message says why") from None
+        raise
+    minutes, whole = r.progress.seconds / 60, (time.perf_counter() - started) / 60
+    say(f"done: {minutes:.1f} minutes of training, {whole:.1f} with all around it")
+    say(f"hear it: python sample.py --out_dir={s.out_dir}")
+    leave()
 
 
 if __name__ == "__main__":

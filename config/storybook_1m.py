@@ -15,7 +15,7 @@ n_layer = 4
 n_head = 4
 n_embd = 128
 
-max_minutes = 3.5
+max_minutes = 4.5
 max_iters = 20_000  # never reached: the minutes decide
 learning_rate = 4e-3
 min_lr = 2e-4

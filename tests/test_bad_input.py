@@ -230,7 +230,7 @@ def test_a_window_longer_than_the_data_is_named(dataset, training):
 @pytest.mark.parametrize("path", ["none", "none.pt"])
 def test_a_model_to_start_from_that_is_not_there_is_named(dataset, training, tmp_path, path):
     line = training(dataset, f"--init_from={tmp_path / path}")
-    assert line == f"there is no checkpoint {tmp_path / path}"
+    assert line == f"init_from is scratch, resume, a run folder or a .pt file: no {tmp_path / path}"
 
 
 def test_a_model_to_start_from_with_another_shape_is_refused(dataset, run, training):
@@ -274,7 +274,9 @@ def resumed(folder, *options) -> str:
 
 
 def test_nothing_to_resume_is_said(tmp_path):
-    assert resumed(tmp_path / "none") == f"there is no run to resume in {tmp_path / 'none'}"
+    assert resumed(tmp_path / "none") == (
+        f"there is no run to resume in {tmp_path / 'none'}; --out_dir= names it"
+    )
 
 
 def test_resuming_from_a_truncated_checkpoint_is_refused(trained):
@@ -461,13 +463,15 @@ def test_a_dataset_with_other_settings_is_not_overwritten(dataset, change):
     before = contents(dataset)
     options = [*SAME, "--vocab_size=300", f"--dataset={dataset}", f"--{change}"]
     line = complaint("prepare.py", *options)
-    assert "prepared with other settings; replace it with --overwrite=True" in line
+    assert "prepared with other settings or from files that have changed; replace it with" in line
     assert contents(dataset) == before
 
 
 def test_a_folder_of_something_else_is_not_overwritten(tmp_path):
     (tmp_path / "diary.txt").write_text("Dear diary")
-    assert "--overwrite=True" in complaint("prepare.py", *SAME, f"--dataset={tmp_path}")
+    for overwrite in ("False", "True"):
+        options = [*SAME, f"--dataset={tmp_path}", f"--overwrite={overwrite}"]
+        assert "holds no dataset" in complaint("prepare.py", *options)
     assert contents(tmp_path) == {"diary.txt": b"Dear diary"}
 
 

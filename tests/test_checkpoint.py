@@ -12,7 +12,8 @@ import torch
 from conftest import SMALL, command, complaint
 
 from configurator import UserError
-from tinystories import checkpoint
+from tinystories import checkpoint, logbook
+from tinystories.logbook import COLUMNS, Logbook
 from tinystories.tokenizer import Tokenizer
 
 STATE = {
@@ -304,36 +305,54 @@ def test_a_run_folder_holds_all_that_is_promised(run):
     assert set(contents(run)) == promised
 
 
+EVALUATION = {"step": 1, "train_loss": 5.0, "val_loss": 5.5, "val_bits_per_byte": 1.5}
+
+
 def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
-    log = checkpoint.Log(tmp_path)
-    log.row(step=1, loss=5.0)
-    log.story(1, "Once upon a time, ö")
+    log = Logbook(tmp_path)
+    log.evaluation(EVALUATION, "Once upon a time, ö")
     sizes, before = log.sizes(), contents(tmp_path)
-    log.row(step=2, loss=4.0)
-    log.story(2, "Twice")
-    checkpoint.Log(tmp_path, sizes).row(step=2, loss=4.5)
+    log.evaluation(EVALUATION | {"step": 2}, "Twice")
+    Logbook(tmp_path, sizes).evaluation(EVALUATION | {"step": 3}, "Thrice")
     after = contents(tmp_path)
-    assert after["samples.txt"] == before["samples.txt"]
-    assert after["log.csv"] == before["log.csv"] + b"2,,4.5,,,,,,,,\n"
+    assert after["samples.txt"] == before["samples.txt"] + b"--- step 3 ---\nThrice\n\n"
+    assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,5.0,5.5,1.5\n"
 
 
 def test_logs_that_are_shorter_than_saved_are_kept_as_they_are(tmp_path):
-    sizes = checkpoint.Log(tmp_path).sizes()
+    sizes = Logbook(tmp_path).sizes()
     (tmp_path / "log.csv").write_bytes(b"step\n")
-    checkpoint.Log(tmp_path, {name: size + 100 for name, size in sizes.items()})
+    Logbook(tmp_path, {name: size + 100 for name, size in sizes.items()})
     assert (tmp_path / "log.csv").read_bytes() == b"step\n"
 
 
 def test_a_new_run_starts_its_logs_anew(tmp_path):
-    checkpoint.Log(tmp_path).row(step=1)
-    checkpoint.Log(tmp_path)
-    assert (tmp_path / "log.csv").read_text() == ",".join(checkpoint.COLUMNS) + "\n"
+    Logbook(tmp_path).evaluation(EVALUATION, "Once")
+    Logbook(tmp_path)
+    assert (tmp_path / "log.csv").read_text() == ",".join(COLUMNS) + "\n"
+    assert (tmp_path / "samples.txt").read_text() == ""
 
 
 def test_sizes_of_logs_are_bytes_not_characters(tmp_path):
-    log = checkpoint.Log(tmp_path)
-    log.story(1, "öö")
+    log = Logbook(tmp_path)
+    log.evaluation(EVALUATION, "öö")
     assert log.sizes() == {name: len(data) for name, data in contents(tmp_path).items()}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (850, "850"), (8500, "8.5K"), (999_999, "1M"), (614e6, "614M"), (1.234e9, "1.23B")],
+)
+def test_counts_stay_short(count, text):
+    assert logbook.short(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (45, "45s"), (59.7, "1m00s"), (725, "12m05s"), (12000, "3h20m")],
+)
+def test_times_are_told_in_words(seconds, text):
+    assert logbook.duration(seconds) == text
 
 
 def test_a_run_tells_stories_on_another_machine_without_data_or_network(run, tmp_path):

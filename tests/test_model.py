@@ -127,6 +127,46 @@ def test_the_loss_in_pieces_has_the_value_and_the_gradients_of_the_whole(rows):
     assert rows <= model.HEAD_ROWS or rows > 2 * model.HEAD_ROWS  # one piece, and several
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.01), (torch.bfloat16, 0.02)])
+def test_in_half_precision_the_gradients_of_the_loss_stay_close(dtype, error):
+    """Slopes are small; float16 keeps them only where the loss is scaled before they shrink."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(8192, 32), torch.randn(2048, 32) / 5
+    targets = torch.randint(2048, (8192,))
+    gradients = []
+    for kind in (torch.float32, dtype):
+        inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", kind, enabled=kind != torch.float32):
+            loss = 1024 * HeadLoss.apply(*inputs, targets, 2048)
+        gradients.append(torch.autograd.grad(loss, inputs))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (rounded - exact).norm() / exact.norm() < error
+
+
+def test_measuring_a_loss_computes_no_gradient(monkeypatch):
+    gpt = small()
+    idx = torch.randint(300, (2, 16))
+    with torch.no_grad():
+        assert gpt(idx, idx).grad_fn is None
+        asked = []
+        apply = HeadLoss.forward
+        monkeypatch.setattr(
+            HeadLoss,
+            "forward",
+            lambda ctx, *a: asked.append(ctx.needs_input_grad) or apply(ctx, *a),
+        )
+        gpt(idx, idx)
+    assert not any(asked[0])
+
+
+def test_a_repetition_penalty_lets_stories_end():
+    gpt = small()
+    options = {"temperature": 0, "end_of_text": 7, "repetition_penalty": 1e6}
+    gpt.wte.weight.data[7] *= 50  # the end is far ahead, or far behind
+    plain = next(gpt.generate(torch.tensor([[7]]), 1, temperature=0, end_of_text=7))
+    assert torch.equal(next(gpt.generate(torch.tensor([[7]]), 1, **options)), plain)
+
+
 def test_a_window_without_targets_has_no_loss():
     gpt = small()
     idx = torch.zeros(2, 4, dtype=torch.long)

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import pickle
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -256,13 +255,6 @@ def test_the_fingerprint_tells_tokenizers_apart(small):
     other_pattern = Tokenizer(small.kind, r"\s+|\S+", small.tokens)
     assert again.fingerprint == small.fingerprint
     assert len({t.fingerprint for t in (small, fewer, swapped, other_pattern)}) == 4
-
-
-@every_kind
-def test_it_can_be_handed_to_another_process_as_bytes(tokenizer):
-    copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.fingerprint == tokenizer.fingerprint
-    assert copy.encode(STORIES[0]) == tokenizer.encode(STORIES[0])
 
 
 def test_a_spawned_worker_encodes_as_we_do(small):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -95,8 +96,8 @@ def test_lines_fit_a_terminal_of_80_columns(run, dataset, tmp_path):
     done = command(
         "train.py", f"--dataset={dataset}", f"--out_dir={tmp_path / 'a'}", *SMALL, "--max_iters=5"
     )
-    table = done.stdout.split(train.HEADER)[1].splitlines()
-    assert len(train.HEADER) <= 80 and all(len(line) <= 80 for line in table[:-2])
+    table = done.stdout.split(train.logbook.HEADER)[1].splitlines()
+    assert len(train.logbook.HEADER) <= 80 and all(len(line) <= 80 for line in table[:-2])
 
 
 # What it does -------------------------------------------------------------------------------
@@ -357,6 +358,23 @@ def test_float16_gradients_that_overflow_at_any_scale_end_the_run(dataset, tmp_p
     )
     assert done.returncode == 2
     assert re.match(r"train.py: step \d+: float16 gradients overflow", done.stderr)
+
+
+def test_out_of_memory_names_the_setting_to_lower(dataset, tmp_path):
+    message = complaint(
+        *("train.py", f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL),
+        *("--batch_size=200000", "--block_size=256", "--gradient_accumulation_steps=1"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
+    )
+    assert "out of memory: lower batch_size (now 200000)" in message
+
+
+def test_a_run_goes_on_in_another_precision(dataset, tmp_path):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=2")
+    command("train.py", *options)
+    more = ("--init_from=resume", "--dtype=float16", "--max_iters=4")
+    done = command("train.py", f"--out_dir={tmp_path}", *more)
+    assert "going on after step 2" in done.stdout
 
 
 def test_a_run_is_not_trained_over(run, dataset):

@@ -12,7 +12,6 @@ the zip archive that it is: `torch.load` reads it like any other, and `load` her
 changed bit. Only tensors and plain values are ever read from it (weights_only).
 """
 
-import csv
 import dataclasses
 import hashlib
 import io
@@ -28,15 +27,11 @@ from tinystories.tokenizer import Tokenizer
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
-COLUMNS = (
-    "step tokens loss learning_rate grad_norm tokens_per_second mfu minutes "
-    "train_loss val_loss val_bits_per_byte"
-).split()
 
 
 def run_folder(out_dir: str) -> Path:
     """Where a run lies: beside the scripts, or wherever an absolute path says."""
-    return ROOT / out_dir
+    return ROOT / Path(out_dir).expanduser()
 
 
 def newest_run() -> str:
@@ -139,7 +134,7 @@ def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dic
     return model.eval(), tokenizer, state
 
 
-# Settings and logs --------------------------------------------------------------------------
+# Settings --------------------------------------------------------------------------
 
 
 def write_config(folder: Path, settings: dict) -> None:
@@ -158,49 +153,9 @@ def read_config(folder: Path) -> dict:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no run to resume in {folder}") from None
+        raise UserError(f"there is no run to resume in {folder}; --out_dir= names it") from None
     except ValueError:
         raise UserError(f"{path} is damaged") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path} is damaged")
     return settings
-
-
-class Log:
-    """log.csv and samples.txt of a run, which only grow.
-
-    Their sizes are saved with the state; a run that resumes cuts them back to those, so that
-    nothing stands in them twice.
-    """
-
-    def __init__(self, folder: Path, sizes: dict[str, int] | None = None):
-        self.files = {name: open(folder / name, "ab") for name in ("log.csv", "samples.txt")}
-        for name, file in self.files.items():
-            file.truncate(min(file.tell(), sizes[name]) if sizes else 0)
-            file.seek(0, os.SEEK_END)
-        if self.files["log.csv"].tell() == 0:
-            self._append("log.csv", ",".join(COLUMNS) + "\n")
-
-    def row(self, **values) -> None:
-        """Append a row to log.csv; columns that are not named stay empty."""
-        line = io.StringIO()
-        writer = csv.DictWriter(line, COLUMNS, lineterminator="\n")
-        writer.writerow(values)
-        self._append("log.csv", line.getvalue())
-
-    def story(self, step: int, text: str) -> None:
-        """Append a story to samples.txt."""
-        self._append("samples.txt", f"--- step {step} ---\n{text}\n\n")
-
-    def sizes(self) -> dict[str, int]:
-        """Flush both files to the disk; their sizes in bytes."""
-        for file in self.files.values():
-            os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self.files.items()}
-
-    def _append(self, name: str, text: str) -> None:
-        try:
-            self.files[name].write(text.encode())
-            self.files[name].flush()
-        except OSError as error:
-            raise UserError(f"cannot write {name}: {error.strerror}") from None

@@ -1,6 +1,7 @@
 """Which device, which precision, compiled or not: each choice comes with its reason."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,14 +48,11 @@ class Hardware:
         if self.device.type != "cuda" or self.dtype == torch.float32:
             return None
         name = torch.cuda.get_device_name(self.device)
-        return next((1e12 * peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
-
-    def synchronize(self) -> None:
-        """Wait until the device has done all it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+        if re.search(r"Laptop|NVL|Max-Q|4090 D", name):  # the same name, another chip
+            return None
+        return next(
+            (1e12 * tf for key, tf in PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name)), None
+        )
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Hardware:
@@ -67,6 +65,8 @@ def choose(device: str = "auto", dtype: str = "auto") -> Hardware:
     precision, why_dtype = _choose_dtype(place, dtype)
     if place.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where float32 remains
+        if place.index is not None:
+            torch.cuda.set_device(place)
     name = str(precision).removeprefix("torch.")
     return Hardware(
         place, precision, (f"device: {place} ({why_device})", f"precision: {name} ({why_dtype})")
@@ -89,13 +89,21 @@ def compiled(module: torch.nn.Module, wanted: bool | str, hardware: Hardware, wa
     try:
         faster = torch.compile(module)
         warm_up(faster)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a missing compiler, an old GPU, Windows: each its own exception
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
         torch._dynamo.reset()
         return module, f"compile: no (it failed here: {reason})"
     return faster, "compile: yes"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception means that the device or the host has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("can't allocate memory", "out of memory")  # the CPU's allocator, Apple's
+    return any(word in str(error) for word in words)
 
 
 def _choose_device(wanted: str) -> tuple[torch.device, str]:

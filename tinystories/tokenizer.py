@@ -60,9 +60,6 @@ class Tokenizer:
         kind: "gpt2" (all of GPT-2's tokens or some of them) or "bpe" (trained).
         vocab_size: how many ids there are, single bytes and end of text included.
         end_of_text: the id that follows every story, always the last one.
-
-    It pickles as its bare vocabulary and is rebuilt from that in milliseconds, without network or
-    cache, so it can be handed to worker processes.
     """
 
     def __init__(self, kind: str, pattern: str, tokens: Sequence[bytes]):
@@ -89,9 +86,6 @@ class Tokenizer:
             mergeable_ranks={token: rank for rank, token in enumerate(self.tokens)},
             special_tokens={END_OF_TEXT: self.end_of_text},
         )
-
-    def __reduce__(self):
-        return Tokenizer, (self.kind, self.pattern, self.tokens)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; never end of text, whatever characters the text holds.
@@ -222,7 +216,7 @@ def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         UserError: a size below 257 or above GPT-2's own, or no GPT-2 encoding to be had.
     """
-    _check_size(vocab_size, GPT2_SIZE)
+    check_size(vocab_size, GPT2_SIZE)
     whole = gpt2()
     counts = _count_tokens(whole, stories)[: whole.end_of_text]
     ranks = {token: rank for rank, token in enumerate(whole.tokens)}
@@ -245,7 +239,7 @@ def train_bpe(stories: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         UserError: a size below 257 or above 65,536.
     """
-    _check_size(vocab_size, LARGEST)
+    check_size(vocab_size, LARGEST)
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(
         _for_rust(stories), vocab_size - 1, buffer_size=1024, pattern=STORY_PATTERN
@@ -255,7 +249,8 @@ def train_bpe(stories: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer("bpe", STORY_PATTERN, list(dict.fromkeys(tokens)))
 
 
-def _check_size(vocab_size: int, largest: int) -> None:
+def check_size(vocab_size: int, largest: int) -> None:
+    """Raise UserError unless a vocabulary can have this size: 257 to `largest` ids."""
     if not SMALLEST <= vocab_size <= largest:
         why = "all that GPT-2 has" if largest == GPT2_SIZE else "ids are stored in 16 bits"
         raise UserError(

@@ -16,7 +16,7 @@ import numpy as np
 from configurator import ROOT, UserError
 
 FORMAT = 1  # of meta.json
-GPT2_VOCAB_SIZE = 50257  # what the ids of a folder without meta.json are taken for
+GPT2_VOCAB_SIZE = 50_257  # a folder without meta.json is taken to hold GPT-2's ids
 SPLITS = ("train", "val")
 SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # what meta.json says of each
 
@@ -58,7 +58,7 @@ class SplitWriter:
 
 def dataset_folder(dataset: str) -> Path:
     """Where a dataset lies: under data/, or wherever an absolute path says."""
-    return ROOT / "data" / dataset
+    return ROOT / "data" / Path(dataset).expanduser()
 
 
 def write_meta(folder: Path, meta: dict) -> None:
@@ -90,7 +90,7 @@ def read_meta(folder: Path) -> dict | None:
 
 def publish(built: Path, folder: Path) -> None:
     """Put a folder that was built under a temporary name in its place, whole."""
-    old = folder.with_name(folder.name + ".old")
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
