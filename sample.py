@@ -81,10 +81,18 @@ def main(argv: list[str]) -> None:
             model, tokenizer, hardware, beginning, count, s.max_new_tokens, sampling, seed, s.stop
         )
 
-    if s.interactive:
-        converse(tell, s.seed)
-        return
-    told = tell(beginning, s.num_samples, s.seed)
+    try:
+        if s.interactive:
+            return converse(tell, s.seed)
+        tell_all(s, tell(beginning, s.num_samples, s.seed), beginning)
+    except (RuntimeError, MemoryError) as error:
+        if not device.is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory: lower num_samples (now {s.num_samples})") from None
+
+
+def tell_all(s: Settings, told: Iterable[list[str | None]], beginning: str) -> None:
+    """Print stories as they are told, or all at the end."""
     if s.stream:
         ended = stream(told, beginning, s.num_samples)
     else:

@@ -266,9 +266,8 @@ def begin(given: dict) -> tuple[Settings, dict | None]:
             if given.get(name, shape[name]) != shape[name]:
                 raise UserError(f"{name}={given[name]}, but the saved model has {shape[name]}")
         settings = dataclasses.replace(settings, **{name: shape[name] for name in SHAPE})
-    begins_anew = settings.init_from == "scratch" or not (saved and settings.eval_only)
-    begins_anew = begins_anew and settings.init_from != "resume" and not settings.overwrite
-    if begins_anew and (folder / "ckpt.pt").exists():
+    goes_on = settings.init_from == "resume" or (saved and settings.eval_only)
+    if (folder / "ckpt.pt").exists() and not (goes_on or settings.overwrite):
         raise UserError(
             f"{settings.out_dir} holds a run already; go on with it (--init_from=resume), "
             "choose another --out_dir, or start over with --overwrite=True"
@@ -518,8 +517,9 @@ def log_step(r: Run, loss: float, rate: float, norm: float) -> None:
         "tokens_per_second": round(speed),
         "mfu": r.network.flops_per_token() * speed / (peak * WORLD_SIZE) if peak else None,
         "minutes": round(p.seconds / 60, 3),
+        "minutes_left": round(left / 60, 3),
     }
-    r.log.step(row, left)
+    r.log.step(row)
 
 
 def save(r: Run) -> None:
@@ -680,6 +680,7 @@ def leave() -> None:
 
 
 def resume_command(r: Run) -> str:
+    """What to type to go on with a run that was stopped."""
     launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
     return f"{launcher} train.py --init_from=resume --out_dir={r.settings.out_dir}"
 

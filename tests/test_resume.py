@@ -15,7 +15,7 @@ from conftest import ROOT, SMALL, command
 
 from tinystories import checkpoint
 
-CLOCK = {"tokens_per_second", "mfu", "minutes"}  # columns that no two runs share
+CLOCK = {"tokens_per_second", "mfu", "minutes", "minutes_left"}  # columns that no two runs share
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 
 

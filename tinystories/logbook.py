@@ -13,7 +13,7 @@ from configurator import RANK, UserError
 FILES = ("log.csv", "samples.txt")
 COLUMNS = (  # of log.csv; a step fills the first ones, an evaluation the last ones
     *("step", "tokens", "loss", "learning_rate", "grad_norm"),
-    *("tokens_per_second", "mfu", "minutes"),
+    *("tokens_per_second", "mfu", "minutes", "minutes_left"),
     *("train_loss", "val_loss", "val_bits_per_byte"),
 )
 HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU    left"
@@ -46,14 +46,14 @@ class Logbook:
         if self.files["log.csv"].tell() == 0:
             self._append("log.csv", ",".join(COLUMNS) + "\n")
 
-    def step(self, row: dict, seconds_left: float) -> None:
+    def step(self, row: dict) -> None:
         """Record a training step; `row` holds its COLUMNS, mfu None where it is not known."""
         self._record(row | {"mfu": "n/a" if row["mfu"] is None else round(row["mfu"], 4)})
         mfu = "n/a" if row["mfu"] is None else f"{row['mfu']:.1%}"
         say(
             f"{row['step']:6} {short(row['tokens']):>7} {row['loss']:7.4f} "
             f"{row['learning_rate']:9.2e} {row['grad_norm']:7.3f} "
-            f"{short(row['tokens_per_second']):>7} {mfu:>6} {duration(seconds_left):>7}"
+            f"{short(row['tokens_per_second']):>7} {mfu:>6} {duration(60 * row['minutes_left']):>7}"
         )
 
     def evaluation(self, row: dict, story: str) -> None:
