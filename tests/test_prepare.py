@@ -140,7 +140,8 @@ def test_interrupted_it_leaves_no_half_made_dataset(tmp_path):
     folder = tmp_path / "data"
     program = (
         "import os, signal, threading, configurator, prepare\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none\n"
+        # A job in the background ignores Ctrl-C unless it asks for it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         f"argv = ['--source=storybook', '--dataset={folder}', '--tokenizer=bpe']\n"
         "configurator.run(lambda _: prepare.main(argv))\n"
