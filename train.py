@@ -302,7 +302,7 @@ def open_data(s: Settings, docs: list[str], saved: dict | None) -> tuple[tokens.
         raise UserError(f"{data.folder / 'tokenizer.json'} is not the one that meta.json describes")
     if saved and saved["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"the saved model has another tokenizer than the dataset {s.dataset}")
-    if saved and s.init_from == "resume" and saved["data"] != data.identity():
+    if saved and s.init_from == "resume" and saved["data"] != data.identity:
         raise UserError(f"the run was trained on other data than {s.dataset} holds now")
     return data, tokenizer
 
@@ -530,7 +530,7 @@ def save(r: Run) -> None:
         "scaler": r.scaler.state_dict(),
         "progress": dataclasses.asdict(r.progress),
         "seed": r.settings.seed,
-        "data": r.data.identity(),
+        "data": r.data.identity,
         "log_sizes": r.log.sizes(),
     }
     checkpoint.save(r.folder / "ckpt.pt", state)

@@ -401,4 +401,4 @@ def test_ids_outside_the_vocabulary_are_named_when_they_are_met(dataset, tmp_pat
 def test_resumed_runs_compare_the_data_by_its_checksum(dataset):
     data = tokens.open_dataset(str(dataset), 32)
     bare = dataclasses.replace(data, meta=None)
-    assert data.identity() == bare.identity()
+    assert data.identity == bare.identity

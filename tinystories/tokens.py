@@ -5,6 +5,7 @@ is followed by the end-of-text id), meta.json (where they come from, how many, c
 tokenizer.json. A .bin of any other nanoGPT-style repo trains here too, and ours there.
 """
 
+import functools
 import hashlib
 import json
 import shutil
@@ -214,6 +215,7 @@ class Dataset:
     vocab_size: int
     meta: dict | None  # None where the folder has no meta.json
 
+    @functools.cached_property
     def identity(self) -> str:
         """A checksum of both splits: what a resumed run compares."""
         if self.meta:
