@@ -374,6 +374,19 @@ def test_telling_leaves_the_model_in_the_mode_it_was_in(run):
         assert model.training is training
 
 
+def test_telling_in_bfloat16_leaves_the_weights_alone_and_hardly_changes_what_comes_next(run):
+    model, tokenizer, _ = checkpoint.load_model(run)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    half = device.choose("cpu", "bfloat16")
+    told = storyteller.tell(model, tokenizer, half, max_new_tokens=8, count=64, seed=3)
+    in_half = storyteller.tell_whole(told, "", 64)
+    told = storyteller.tell(model, tokenizer, CPU, max_new_tokens=8, count=64, seed=3)
+    in_full = storyteller.tell_whole(told, "", 64)
+    assert sum(a == b for a, b in zip(in_half, in_full, strict=True)) > 32
+    for name, weights in model.state_dict().items():
+        assert weights.dtype == torch.float32 and torch.equal(weights, before[name])
+
+
 def test_listening_no_further_leaves_the_model_in_the_mode_it_was_in(run):
     model, tokenizer, _ = checkpoint.load_model(run)
     told = storyteller.tell(model.train(), tokenizer, CPU, max_new_tokens=9)

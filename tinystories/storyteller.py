@@ -1,17 +1,23 @@
 """What a model and its tokenizer do together: the loss of tokens, and telling stories."""
 
 import codecs
+import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from configurator import UserError
 from model import GPT
 from tinystories.device import Hardware
 from tinystories.tokenizer import END_OF_TEXT, Tokenizer
+
+TOKENS_AT_ONCE = 2**14  # read in one batch, and
+LOGITS_AT_ONCE = 2**25  # held of them: 128 MB
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,74 @@ def measure(
         loss += Loss(nats, len(targets), int(byte_lengths[targets].sum()))
     model.train()
     return loss
+
+
+class Window(NamedTuple):
+    """What is read of a text at once: `length` ids from `start` on, which predict the next ones."""
+
+    text: int  # which one
+    start: int
+    length: int
+    new: int  # the first prediction that no window before has made
+
+
+def text_windows(texts: Sequence[np.ndarray], block_size: int) -> list[Window]:
+    """Windows that predict each id of each text once, the first of each text excepted.
+
+    Where a text is longer than a window, the next one begins half a window before the first id
+    that is new to it: every id is predicted from at least block_size // 2 ids before it, or from
+    all there are.
+    """
+    overlap = block_size // 2
+    windows = []
+    for text, ids in enumerate(texts):
+        last = len(ids) - 1
+        windows.append(Window(text, 0, min(block_size, last), 0))
+        for start in range(block_size - overlap, last - overlap, block_size - overlap):
+            windows.append(Window(text, start, min(block_size, last - start), overlap))
+    return windows
+
+
+@torch.no_grad()
+def measure_texts(
+    model: GPT,
+    texts: Sequence[np.ndarray],
+    given: Sequence[int],
+    byte_lengths: np.ndarray,
+    hardware: Hardware,
+) -> list[Loss]:
+    """The loss over each of some texts, every text by itself, read in `text_windows`.
+
+    Args:
+        model: a GPT in evaluation mode.
+        texts: the ids of each text, two at least; a story begins with end of text.
+        given: how many ids at the front of each text are read but do not count, at least 1.
+        byte_lengths: UTF-8 bytes of each id, shape (V,).
+    """
+    nats = [np.zeros(len(ids) - 1) for ids in texts]  # of each id but the first
+    windows = text_windows(texts, model.config.block_size)
+    windows.sort(key=lambda window: window.length, reverse=True)  # little padding
+    room = min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size)
+    while windows:
+        T = windows[0].length
+        batch, windows = windows[: max(1, room // T)], windows[max(1, room // T) :]
+        x = np.zeros((len(batch), T), dtype=np.int64)
+        y = np.full((len(batch), T), -1, dtype=np.int64)
+        for row, (text, start, length, _) in enumerate(batch):
+            x[row, :length] = texts[text][start : start + length]
+            y[row, :length] = texts[text][start + 1 : start + length + 1]
+        x, y = (torch.from_numpy(ids).to(hardware.device) for ids in (x, y))
+        with hardware.autocast():
+            logits = model(x).flatten(0, 1)
+        losses = F.cross_entropy(logits.float(), y.flatten(), ignore_index=-1, reduction="none")
+        losses = losses.view_as(y).cpu().numpy()
+        for row, (text, start, length, new) in enumerate(batch):
+            nats[text][start + new : start + length] = losses[row, new:length]
+    losses = []
+    for ids, of_ids, count in zip(texts, nats, given, strict=True):
+        total, text_bytes = of_ids[count - 1 :].sum(), byte_lengths[ids[count:]].sum()
+        losses.append(Loss(float(total), len(ids) - count, int(text_bytes)))
+    return losses
 
 
 @dataclass(frozen=True)
@@ -120,6 +194,7 @@ def tell(
         character is not complete; None for a story that has ended. The last texts, after the last
         token, flush characters that were never completed.
     """
+    model = _in_precision(model, hardware.dtype)
     ids = [tokenizer.end_of_text, *tokenizer.encode(beginning)]
     idx = torch.tensor([ids] * count, device=hardware.device)
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(count)]
@@ -140,10 +215,24 @@ def tell(
         for i, token in enumerate(new.tolist()):
             is_end = token == tokenizer.end_of_text
             ended[i] = ended[i] or (stop and is_end)
-            text = END_OF_TEXT.encode() if is_end and not stop else tokenizer.decode_bytes([token])
+            text = END_OF_TEXT.encode() if is_end and not stop else tokenizer.token_bytes[token]
             pieces.append(decoders[i].decode(text, final=ended[i]) or (None if ended[i] else ""))
         yield pieces
     yield [None if over else d.decode(b"", True) for over, d in zip(ended, decoders, strict=True)]
+
+
+def _in_precision(model: GPT, dtype: torch.dtype) -> GPT:
+    """The model with its matrices in `dtype`: autocast would convert them anew for every token.
+
+    The position table stays as it is, which keeps the sums between the layers in float32.
+    """
+    if dtype == torch.float32:
+        return model
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and parameter is not model.wpe.weight:
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 @dataclass

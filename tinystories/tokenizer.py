@@ -60,6 +60,7 @@ class Tokenizer:
         kind: "gpt2" (all of GPT-2's tokens or some of them) or "bpe" (trained).
         vocab_size: how many ids there are, single bytes and end of text included.
         end_of_text: the id that follows every story, always the last one.
+        token_bytes: the bytes of every id; none for end of text.
     """
 
     def __init__(self, kind: str, pattern: str, tokens: Sequence[bytes]):
@@ -79,7 +80,7 @@ class Tokenizer:
         self.tokens = tuple(tokens)
         self.end_of_text = len(self.tokens)
         self.vocab_size = len(self.tokens) + 1
-        self._bytes = (*self.tokens, b"")  # by id
+        self.token_bytes = (*self.tokens, b"")
         self._encoding = tiktoken.Encoding(
             kind,
             pat_str=pattern,
@@ -136,11 +137,11 @@ class Tokenizer:
                 f"id {outside[0]} is outside this tokenizer's vocabulary of {self.vocab_size}: "
                 "read these ids with the tokenizer that made them"
             )
-        return b"".join([self._bytes[i] for i in ids.tolist()])
+        return b"".join([self.token_bytes[i] for i in ids.tolist()])
 
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of each token, 0 for end of text: an int64 array of shape (vocab_size,)."""
-        return np.array([len(token) for token in self._bytes], dtype=np.int64)
+        return np.array([len(token) for token in self.token_bytes], dtype=np.int64)
 
     @functools.cached_property
     def fingerprint(self) -> str:
