@@ -8,15 +8,17 @@ C = n_embd channels, H heads of D = C / H channels, V ids in the vocabulary.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from configurator import UserError
 
-HEAD_ROWS = 1024  # rows of logits that the loss holds at a time
+HEAD_ROWS = 512  # rows of logits that the loss holds at a time
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,17 @@ class SelfAttention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(self.layer, qkv[:, :, 1:].permute(2, 0, 3, 1, 4)).unbind()
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
+        attend = partial(
+            F.scaled_dot_product_attention,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=T > 1,  # a single new token looks at all the tokens before it
         )
+        if self.training and self.dropout and x.device.type == "cpu":
+            # There a dropout keeps several (B, H, T, T) for backward; made anew, those of one
+            # layer at a time suffice.
+            y = checkpoint(attend, q, k, v, use_reentrant=False)
+        else:
+            y = attend(q, k, v)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
@@ -147,22 +153,27 @@ class HeadLoss(torch.autograd.Function):
         real = (targets >= 0)[:, None]
         count = real.sum().clamp(min=1)
         total = torch.zeros((), device=x.device)
+        # The same memory for every piece: new pages would have to be zeroed by the system first.
+        products = x.new_empty(min(len(x), HEAD_ROWS), len(w))
+        chances = torch.empty_like(products, dtype=torch.float32)
         if learning:
             grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+            addend = torch.empty_like(w)
         for start in range(0, len(x), HEAD_ROWS):
             piece = slice(start, start + HEAD_ROWS)
             rows, target = x[piece], targets[piece, None].clamp(min=0)
-            logits = (rows @ w.T).float()
-            logits[:, vocab_size:] = -math.inf  # padding is no id
-            slope = logits.softmax(1)
+            products, chances = products[: len(rows)], chances[: len(rows)]
+            chances.copy_(torch.mm(rows, w.T, out=products))
+            chances[:, vocab_size:] = -math.inf  # padding is no id
+            torch.softmax(chances, 1, out=chances)
             # Floored at e^-87: a loss beyond 87 nats would be infinite otherwise.
-            at_target = slope.gather(1, target).clamp(min=torch.finfo(torch.float32).tiny)
+            at_target = chances.gather(1, target).clamp(min=torch.finfo(torch.float32).tiny)
             total -= (at_target.log() * real[piece]).sum()
             if learning:
-                slope.scatter_add_(1, target, -torch.ones_like(at_target))
-                slope = slope.to(x.dtype)
+                chances.scatter_add_(1, target, -torch.ones_like(at_target))
+                slope = products.copy_(chances)
                 grad_x[piece] = (slope @ w) * real[piece]
-                grad_weight += slope.T @ (rows * real[piece])
+                grad_weight += torch.mm(slope.T, rows * real[piece], out=addend)
         if learning:
             ctx.save_for_backward(grad_x, grad_weight, count)
         return total / count

@@ -80,13 +80,13 @@ def choose(device: str = "auto", dtype: str = "auto") -> Hardware:
 def keep_freed_memory() -> None:
     """Have the C library keep the memory that tensors leave, for those of the next step.
 
-    It would give large pieces back to the system, and get them again as new pages, each of which
-    has to be zeroed first: a third of the time of a step with a large vocabulary.
+    It would give much of it back to the system, and get it again as new pages, each of which has
+    to be zeroed first.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):  # glibc; numbers from its malloc.h
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no piece is mapped for itself
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the end of the heap is never cut off
+    if hasattr(libc, "mallopt"):  # glibc; the numbers are its malloc.h's
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: only larger pieces are given back, ...
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: ... and never the end of the heap
 
 
 def compiled(module: torch.nn.Module, wanted: bool | str, hardware: Hardware, warm_up: Callable):
