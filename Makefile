@@ -14,7 +14,7 @@ story: install
 test: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=auto --dist=loadscope
 
 install: .venv/installed
 

@@ -1,14 +1,15 @@
 """Measure how fast this machine trains, tells stories, prepares data and starts.
 
-    python bench.py                               everything, in some minutes
-    python bench.py --what=train,sample           a part of it
+    python bench.py                          everything, in some minutes
+    python bench.py --what=train,sample      a part of it
     python bench.py --vocab_size=4096 --compile=True
-    python bench.py --compare=bench.json          beside an earlier measurement
-    python bench.py --peer=../nanoGPT             beside nanoGPT's model.py, turn by turn
+    python bench.py --compare=bench.json     beside an earlier measurement
+    python bench.py --peer=../nanoGPT        beside nanoGPT's model.py, in turns
 
-The model has fresh weights and reads random tokens: speed does not depend on either. What is
-compared is measured in turns, so that a machine that slows down slows down both, and each turn
-gives one ratio. Printed are medians, the least and the most; the same goes into bench.json.
+The model has fresh weights and reads random tokens: speed does not depend on
+either. What is compared is measured in turns, so that a machine that slows
+down slows down both, and each turn gives one ratio. Printed are medians, the
+least and the most; the same goes into bench.json.
 """
 
 import contextlib
@@ -282,11 +283,14 @@ def measure_train(s: Settings, hardware: device.Hardware, table: Table, folder: 
         peer(peer_training, s, hardware, steps) as theirs,
     ):
         works = {"loop": lambda: ours("loop"), "bare": lambda: ours("bare")}
-        if theirs:
-            works["peer"] = lambda: theirs("steps")
         in_turns(works, 1)
         ceiling = [ours("matrix_flops") for _ in range(s.repeats)]
         turns = in_turns(works, s.repeats)
+        overhead = [100 * (a / b - 1) for a, b in zip(*turns.values(), strict=False)]
+        if theirs:
+            works = {"loop": works["loop"], "peer": lambda: theirs("steps")}
+            in_turns(works, 1)
+            turns = in_turns(works, s.repeats)
         memory = ours("peak_bytes") / 1e9
         peer_memory = theirs("peak_bytes") / 1e9 if theirs else None
         flops_per_token = ours("flops_per_token")
@@ -295,7 +299,6 @@ def measure_train(s: Settings, hardware: device.Hardware, table: Table, folder: 
     flops = [tokens * flops_per_token for tokens in speed["loop"]]
     table.add("training, tokens/s", speed["loop"])
     table.add("training, ms/step", [1e3 * seconds / steps for seconds in turns["loop"]])
-    overhead = [100 * (a / b - 1) for a, b in zip(turns["loop"], turns["bare"], strict=False)]
     table.add("training, overhead of the loop, %", overhead)
     table.add("matrix products, TFLOP/s", [1e-12 * value for value in ceiling])
     table.add("training, % of those (MFU)", [100 * f / statistics.median(ceiling) for f in flops])

@@ -491,6 +491,18 @@ def evaluate_and_save(r: Run, whole: bool) -> None:
         best = checkpoint.weights(r.network, r.tokenizer)
         checkpoint.save(r.folder / "best.pt", best | {"step": p.step, "val_loss": p.best_val})
     save(r)
+    if p.step:
+        draw(r)
+
+
+def draw(r: Run) -> None:
+    """Draw the run so far; no training ends because a picture cannot be written."""
+    from tinystories import figures  # only here: matplotlib takes half a second to import
+
+    try:
+        figures.draw_run(r.folder)
+    except OSError as error:
+        say(f"cannot write {r.folder / 'loss.png'}: {error.strerror}")
 
 
 def log_step(r: Run, loss: float, rate: float, norm: float) -> None:

@@ -4,6 +4,7 @@ python toy.py        what the commands of the repo do with theirs, in small
 """
 
 import dataclasses
+import importlib
 import os
 import re
 import subprocess
@@ -15,10 +16,11 @@ import pytest
 from conftest import ROOT, complaint
 
 import prepare
-import sample
 import train
 from configurator import UserError, help_text, parse
 from tinystories import checkpoint, tokens
+
+COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
 
 
 @dataclass
@@ -299,7 +301,9 @@ def test_help_uses_the_width_of_the_terminal(monkeypatch):
     assert len(wide) < len(narrow)
 
 
-@pytest.fixture(scope="module", params=["prepare", "train", "sample"])
+@pytest.fixture(
+    scope="module", params=["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
+)
 def helped(request):
     """(module, what its --help prints, the modules it imports)."""
     shown = subprocess.run(
@@ -310,7 +314,7 @@ def helped(request):
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    return {"prepare": prepare, "train": train, "sample": sample}[request.param], shown, imported
+    return importlib.import_module(request.param), shown, imported
 
 
 def test_help_of_each_command_prints_every_field_with_its_default(helped):
@@ -354,10 +358,10 @@ def test_help_is_shown_whatever_else_is_given(capsys):
 # In a real process --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["prepare.py", "train.py", "sample.py"])
-def test_a_misspelt_setting_ends_in_one_line_with_status_2(script, tmp_path):
-    line = complaint(script, "--sed=1", "--sourc=1", cwd=tmp_path)
-    assert line.startswith(f"{script}: --sed is not a setting; ")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_misspelt_setting_ends_in_one_line_with_status_2(command, tmp_path):
+    line = complaint(f"{command}.py", "--sed=1", "--sourc=1", cwd=tmp_path)
+    assert line.startswith(f"{command}.py: --sed is not a setting; ")
 
 
 def test_a_config_of_the_repo_is_found_from_any_working_directory(tmp_path):

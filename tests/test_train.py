@@ -83,7 +83,8 @@ def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(dataset, tmp_pa
     assert "= 4 windows in a micro-batch x 2 micro-batches x 32 tokens" in done.stdout
     assert re.search(r"10 steps will go 0\.\d+ times through the data", done.stdout)
     assert {path.name for path in folder.iterdir()} == {
-        *("best.pt", "ckpt.pt", "config.json", "log.csv", "samples.txt", "tokenizer.json")
+        *("best.pt", "ckpt.pt", "config.json", "tokenizer.json"),
+        *("log.csv", "loss.png", "samples.txt"),
     }
     assert log(folder, "step") == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
     assert log(folder, "tokens") == [256.0 * step for step in range(1, 11)]

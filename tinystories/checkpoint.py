@@ -6,6 +6,7 @@
     tokenizer.json  the tokenizer
     log.csv         one row for each step that was logged and for each evaluation
     samples.txt     one story for each evaluation
+    loss.png        the numbers of log.csv as curves
 
 A .pt file is what torch.save writes, with the SHA-256 of its bytes in the comment at the end of
 the zip archive that it is: `torch.load` reads it like any other, and `load` here notices a single

@@ -1,0 +1,806 @@
+"""Tell how good a model is: one table, and evaluation.json in the run folder.
+
+    python evaluate.py                            the run trained last
+    python evaluate.py --compare=out/a,out/b      a column each, and their curves
+    python evaluate.py --val_source=FILE          the loss on your own stories
+    python evaluate.py --nearest=True             what was told, and its nearest
+    python evaluate.py --leak=True --dataset=x    validation text in training text
+
+What has been measured already, with the same settings, is taken from
+evaluation.json. The table goes to standard output, all else to standard error.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import statistics
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configurator import ROOT, UserError, parse, run
+
+PARTS = ("loss", "pairs", "generation", "memory")
+JUDGE = "judge"  # the part that needs a judge_url
+
+
+@dataclass
+class Settings:
+    # Runs
+    out_dir: str | None = None  # folder of the run; None: the run trained last
+    compare: str | None = None  # several folders, with commas between them
+    picture: str = "out/compare.png"  # where --compare draws the curves of the runs
+    checkpoint: str = "best.pt"  # in each folder: best.pt or ckpt.pt, the newest
+    what: str = ",".join(PARTS)  # what to measure
+    overwrite: bool = False  # measure again what stands in evaluation.json
+    # Texts
+    dataset: str | None = None  # folder under data/; None: the one the run was trained on
+    val_source: str | None = None  # stories for the loss, as they stand; None: the dataset's
+    pairs: str | None = None  # file of story pairs; None: the project's own
+    beginnings: str | None = None  # file of beginnings; None: the project's own
+    leak: bool = False  # only look for the validation text in the training text
+    # Stories told
+    stories_each: int = 10  # to each beginning, in one batch
+    max_characters: int = 3000  # a story that goes on for longer is cut off
+    temperature: float = 1.0  # below 1 safer, above 1 wilder
+    seed: int = 1337  # the same seed tells the same stories
+    nearest: bool = False  # show the 3 stories closest to training stories beside these
+    # A language model as judge
+    judge_url: str | None = None  # of an OpenAI-compatible endpoint; None: no judge
+    judge_model: str | None = None  # its name there
+    # Machine
+    device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products
+
+    def __post_init__(self):
+        for name in ("stories_each", "max_characters"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must lie in 0 to 2^63")
+        if not self.parts() <= {*PARTS, JUDGE}:
+            raise UserError(f"what={self.what}: choose from {','.join(PARTS)}")
+        if self.nearest and "memory" not in self.parts():
+            raise UserError("nearest shows what memory finds; add memory to --what")
+        if self.compare is not None and self.out_dir is not None:
+            raise UserError("give either out_dir or compare")
+        if self.compare is not None and not self.compare.strip(", "):
+            raise UserError("compare wants run folders with commas between them")
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise UserError("the judge needs both judge_url and judge_model")
+
+    def parts(self) -> set[str]:
+        """What to measure: memory and the judge are about the stories of generation."""
+        asked = {part.strip() for part in self.what.split(",")} | (
+            {JUDGE} if self.judge_url else set()
+        )
+        return asked | ({"generation"} if asked & {"memory", JUDGE} else set())
+
+
+if __name__ == "__main__":  # --help and mistakes answer before the slow imports
+    run(lambda argv: Settings(**parse(Settings, argv)[0]))
+
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from model import GPT  # noqa: E402
+from tinystories import (  # noqa: E402
+    checkpoint,
+    corpus,
+    device,
+    judge,
+    memory,
+    prompts,
+    storyteller,
+    tokens,
+    variety,
+)
+from tinystories.judge import AGE_GROUPS  # noqa: E402
+from tinystories.tokenizer import Tokenizer, batches, gpt2  # noqa: E402
+
+RESULT = "evaluation.json"  # in the run folder
+STORIES = "evaluation_stories.jsonl"  # beside it
+SCAN = 2**22  # ids that are looked through at a time
+TEXTS_AT_ONCE = 512  # stories or continuations whose losses are measured in one go
+NEAR = 0.7  # a ROUGE-L above it makes a story a copy
+SHOWN = 3  # stories that --nearest shows
+COLUMNS = 80  # of the screen
+LABEL = 29  # of these, for the labels
+CELL = 17  # and for a run, at least
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be evaluated, and what belongs to it."""
+
+    settings: Settings
+    name: str  # as the user gave it
+    folder: Path
+    model: GPT
+    tokenizer: Tokenizer
+    hardware: device.Hardware
+    about: dict  # which model it is: what evaluation.json says of it
+    data: tokens.Dataset | None  # None where it is not there, or in other tokens now
+
+    def dataset(self) -> tokens.Dataset:
+        """The data, for what cannot do without it.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.data is None:
+            raise UserError(
+                f"the dataset that {self.name} was trained on is not there: prepare it, name it "
+                "with --dataset=, or do without: --val_source=FILE --what=loss,pairs,generation"
+            )
+        return self.data
+
+    def machine(self) -> dict:
+        """What the last digits depend on."""
+        precision = str(self.hardware.dtype).removeprefix("torch.")
+        return {"device": self.hardware.device.type, "dtype": precision}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A story that the model told."""
+
+    beginning: str  # was given
+    story: str  # beginning included
+    ended: bool  # by the model itself
+
+    @property
+    def own(self) -> str:
+        """What the model wrote."""
+        return self.story[len(self.beginning) :]
+
+
+def main(argv: list[str]) -> None:
+    given, _ = parse(Settings, argv)
+    s = Settings(**given)
+    if s.leak:
+        return print_leak(s)
+    names = run_names(s)
+    for name in names:
+        if not (checkpoint.run_folder(name) / s.checkpoint).is_file():
+            raise UserError(f"there is no run with {s.checkpoint} in {name}")
+    try:
+        results = {name: evaluate(open_subject(s, name)) for name in names}
+    except (RuntimeError, MemoryError) as error:
+        if not device.is_out_of_memory(error):
+            raise
+        hint = f"lower stories_each (now {s.stories_each}), or take --device=cpu"
+        raise UserError(f"out of memory: {hint}") from None
+    print(table(headings(names), [sections(results[name]) for name in names]))
+    if s.nearest:
+        for name, result in results.items():
+            print_closest(name, result["memory"]["closest"])
+    if s.compare:
+        draw(names, s.picture)
+
+
+def run_names(s: Settings) -> list[str]:
+    """The runs to evaluate, each once.
+
+    Raises:
+        UserError: none is named, and there is none.
+    """
+    if s.compare is None:
+        return [s.out_dir or checkpoint.newest_run()]
+    given = (name.strip() for name in s.compare.split(","))
+    return list({checkpoint.run_folder(name): name for name in given if name}.values())
+
+
+# What is evaluated -------------------------------------------------------------------------
+
+
+def open_subject(s: Settings, name: str) -> Subject:
+    """Load a run's model, and open the data that it was trained on.
+
+    Raises:
+        UserError: a folder or file that is missing or damaged, or data in other tokens.
+    """
+    folder = checkpoint.run_folder(name)
+    model, tokenizer, state = checkpoint.load_model(folder, s.checkpoint)
+    hardware = device.choose(s.device, s.dtype)
+    note(f"{s.checkpoint} of {name}; {'; '.join(hardware.reasons)}")
+    about = {
+        "checkpoint": s.checkpoint,
+        "sha256": sha256([folder / s.checkpoint]),
+        "step": state.get("step", state.get("progress", {}).get("step")),
+        "parameters": model.count_parameters(),
+        "vocabulary": tokenizer.vocab_size,
+        "block_size": model.config.block_size,
+    }
+    data = open_data(s, folder, model.config.block_size)
+    if data and own_tokenizer(data).fingerprint != tokenizer.fingerprint:
+        if s.dataset:
+            raise UserError(f"{data.folder} was prepared with another tokenizer than {name} has")
+        data = None  # prepared anew since then
+    return Subject(s, name, folder, model.to(hardware.device), tokenizer, hardware, about, data)
+
+
+def open_data(s: Settings, folder: Path | None, block_size: int) -> tokens.Dataset | None:
+    """The dataset that is named, or else the one of the run in `folder`; None if it is gone.
+
+    Raises:
+        UserError: the one that is named is not there, or a damaged one.
+    """
+    if s.dataset is None and not (folder / "config.json").is_file():
+        return None
+    try:
+        dataset = s.dataset or checkpoint.read_config(folder)["dataset"]
+        return tokens.open_dataset(dataset, block_size)
+    except FileNotFoundError:
+        if s.dataset is None:
+            return None
+        raise UserError(f"there is no dataset {s.dataset}; prepare.py makes it") from None
+
+
+def own_tokenizer(data: tokens.Dataset) -> Tokenizer:
+    """The tokenizer of a dataset."""
+    return Tokenizer.load(data.folder / "tokenizer.json") if data.meta else gpt2()
+
+
+def evaluate(subject: Subject) -> dict:
+    """Measure what the settings ask for; what is known already is not measured again.
+
+    evaluation.json is written after each part, so that nothing is lost when a later one fails.
+    """
+    s, path = subject.settings, subject.folder / RESULT
+    known = read_result(path, subject.about)
+    measures = (measure_loss, measure_pairs, measure_generation, measure_memory, measure_judge)
+    for part, measure in zip((*PARTS, JUDGE), measures, strict=True):
+        if part in s.parts():
+            known[part] = measure(subject, {} if s.overwrite else known.get(part, {}))
+            in_order = {name: known[name] for name in (*PARTS, JUDGE) if name in known}
+            text = json.dumps({"run": subject.about} | in_order, indent=2, ensure_ascii=False)
+            checkpoint.write_whole(path, (text + "\n").encode())
+    return {"run": subject.about} | {part: known[part] for part in known if part in s.parts()}
+
+
+def read_result(path: Path, about: dict) -> dict:
+    """The parts of an earlier evaluation.json; none if it is about another model."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return result if result.pop("run") == about else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+# Loss --------------------------------------------------------------------------------------
+
+
+def measure_loss(subject: Subject, known: dict) -> dict:
+    """The loss over the validation text: as one text, and over each story by itself."""
+    name, checksum = validation(subject)
+    asked = {"text": name, "sha256": checksum} | subject.machine()
+    if known.get("asked") == asked:
+        return known
+    lengths, end_of_text = subject.tokenizer.byte_lengths(), subject.tokenizer.end_of_text
+    with validation_file(subject) as file:
+        size = max(1, storyteller.TOKENS_AT_ONCE // file.block_size)
+        starts = file.in_order()
+        parts = progress(range(0, len(starts), size), "loss")
+        windows = (file.windows(starts[first : first + size]) for first in parts)
+        whole = storyteller.measure(subject.model, windows, lengths, subject.hardware)
+        stories = [np.append(end_of_text, ids) for ids in stories_in(file.ids, end_of_text)]
+    each = measure_texts(subject, stories, [1] * len(stories), "loss by story")
+    return {
+        "asked": asked,
+        "stories": len(stories),
+        "bytes": sum(loss.bytes for loss in each),
+        "whole": figures_of(whole),
+        "by_story": figures_of(sum(each, storyteller.Loss()))
+        | {"bits_per_byte_95": interval_of_mean(each)},
+    }
+
+
+def measure_texts(
+    subject: Subject, texts: list[np.ndarray], given: list[int], what: str
+) -> list[storyteller.Loss]:
+    """The loss over each text by itself, as `storyteller.measure_texts`, with a progress bar."""
+    lengths, losses = subject.tokenizer.byte_lengths(), []
+    model = subject.model.eval()
+    for first in progress(range(0, len(texts), TEXTS_AT_ONCE), what):
+        some = slice(first, first + TEXTS_AT_ONCE)
+        losses += storyteller.measure_texts(
+            model, texts[some], given[some], lengths, subject.hardware
+        )
+    return losses
+
+
+def validation(subject: Subject) -> tuple[str, str]:
+    """The name and the sha256 of the file that the loss is measured on."""
+    source = subject.settings.val_source
+    if source is None:
+        path = subject.dataset().val.path
+        return f"{path.parent.name}/{path.name}", sha256([path])
+    return source, sha256(own_source(source).files["val"])
+
+
+def own_source(path: str) -> corpus.Source:
+    """The user's own validation stories."""
+    return corpus.open_source(path, val_source=path)
+
+
+@contextmanager
+def validation_file(subject: Subject) -> Iterator[tokens.TokenFile]:
+    """The validation tokens; stories of the user's own are tokenised into a temporary file."""
+    source, tokenizer = subject.settings.val_source, subject.tokenizer
+    if source is None:
+        yield subject.dataset().val
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path, block_size = Path(folder) / "val.bin", subject.model.config.block_size
+        with open(path, "wb") as file:
+            for batch in batches(own_source(source).stories("val")):
+                file.write(tokenizer.encode_stories(batch).astype("<u2").tobytes())
+        count = path.stat().st_size // 2
+        if count <= block_size:
+            raise UserError(f"{source} holds {count} tokens; a window takes {block_size + 1}")
+        yield tokens.TokenFile(path, tokenizer.vocab_size, block_size)
+
+
+def stories_in(ids: np.ndarray, end_of_text: int) -> Iterator[np.ndarray]:
+    """The ids of each story, end of text behind it included, in bounded memory."""
+    ids, start = np.asarray(ids), 0
+    for first in range(0, len(ids), SCAN):
+        for place in np.flatnonzero(ids[first : first + SCAN] == end_of_text):
+            yield ids[start : first + place + 1]
+            start = first + place + 1
+    if start < len(ids):
+        yield ids[start:]
+
+
+def figures_of(loss: storyteller.Loss) -> dict:
+    """A loss in the units that people use."""
+    return {
+        "tokens": loss.tokens,
+        "nats_per_token": loss.nats,
+        "perplexity": math.exp(min(loss.nats, 700)),  # more would be no float
+        "bits_per_byte": loss.bits_per_byte,
+    }
+
+
+def interval_of_mean(losses: list[storyteller.Loss]) -> list[float]:
+    """Where the bits per byte over all such stories lie, with 95 % confidence.
+
+    The standard error of a ratio of two sums (Cochran 1977, Sampling Techniques, section 2.11).
+    It tells how much the choice of stories matters, not the luck of a training run.
+    """
+    total = sum(losses, storyteller.Loss())
+    text_bytes = max(1, total.bytes)
+    ratio = total.total_nats / text_bytes
+    squares = sum((loss.total_nats - ratio * loss.bytes) ** 2 for loss in losses)
+    n = len(losses)
+    error = math.sqrt(squares * n / max(1, n - 1)) / text_bytes / math.log(2)
+    return [total.bits_per_byte - 1.96 * error, total.bits_per_byte + 1.96 * error]
+
+
+# Story pairs -------------------------------------------------------------------------------
+
+
+def measure_pairs(subject: Subject, known: dict) -> dict:
+    """How often the right continuation of a beginning has the lower loss per byte.
+
+    The beginning stands behind end of text, as every story does. Beginning and continuation are
+    tokenised apart, so that both continuations are predicted from the same tokens. They begin
+    with a blank, where every vocabulary cuts in any case.
+    """
+    pairs = prompts.read_pairs(subject.settings.pairs or prompts.PAIRS)
+    asked = {"pairs": digest([list(vars(pair).values()) for pair in pairs])} | subject.machine()
+    if known.get("asked") == asked:
+        return known
+    encode = subject.tokenizer.encode
+    texts, given = [], []
+    for pair in pairs:
+        beginning = [subject.tokenizer.end_of_text, *encode(pair.beginning)]
+        texts += [np.array(beginning + encode(side)) for side in (pair.right, pair.wrong)]
+        given += [len(beginning)] * 2
+    losses = [loss.bits_per_byte for loss in measure_texts(subject, texts, given, "story pairs")]
+    won = [right < wrong for right, wrong in zip(losses[::2], losses[1::2], strict=True)]
+    groups, distances = {}, {}
+    for pair, outcome in zip(pairs, won, strict=True):
+        groups.setdefault(pair.group, []).append(outcome)
+        if pair.distance is not None:
+            distances.setdefault(str(pair.distance), []).append(outcome)
+    return {
+        "asked": asked,
+        "all": share(won),
+        "groups": {group: share(outcomes) for group, outcomes in groups.items()},
+        "distances": {number: share(distances[number]) for number in sorted(distances, key=int)},
+    }
+
+
+def share(outcomes: list[bool]) -> dict:
+    """How many came true, and a 95 % interval of their share: Wilson 1927.
+
+    Unlike the usual one it is right for few outcomes too, and for shares close to 0 or 1.
+    """
+    n, z = len(outcomes), 1.96
+    p = sum(outcomes) / n
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
+    return {"count": n, "share": p, "low": max(0.0, low), "high": min(1.0, high)}
+
+
+# Stories told ------------------------------------------------------------------------------
+
+
+def measure_generation(subject: Subject, known: dict) -> dict:
+    """Tell stories to many beginnings, keep them in the run folder, and measure their variety.
+
+    All figures are of what the model wrote itself, without the beginnings.
+    """
+    s, path = subject.settings, subject.folder / STORIES
+    beginnings = prompts.read_beginnings(s.beginnings or prompts.BEGINNINGS)
+    asked = {
+        "beginnings": digest(beginnings),
+        "data": subject.data and subject.data.identity,
+        **{n: getattr(s, n) for n in ("stories_each", "max_characters", "temperature", "seed")},
+    } | subject.machine()
+    if known.get("asked") == asked and path.is_file() and known["sha256"] == sha256([path]):
+        return known
+    told = tell(subject, beginnings)
+    lines = (json.dumps(vars(story), ensure_ascii=False) + "\n" for story in told)
+    checkpoint.write_whole(path, "".join(lines).encode())
+    stories = [variety.words(story.own) for story in told]
+    firsts = range(0, len(stories), s.stories_each)
+    groups = [stories[first : first + s.stories_each] for first in firsts]
+    lengths = [len(story) for story in stories]
+    repeated = [share for share in map(variety.repeated, stories) if share is not None]
+    alike, pairs = variety.self_bleu(groups)
+    return {
+        "asked": asked,
+        "sha256": sha256([path]),
+        "ended": share([story.ended for story in told]),
+        "words": {"mean": statistics.fmean(lengths), "median": statistics.median(lengths)},
+        "distinct": {n: variety.distinct(stories, int(n)) for n in "123"},
+        "self_bleu": {"mean": alike, "pairs": pairs},
+        "repeated_4grams": statistics.fmean(repeated) if repeated else None,
+        "unknown_words": unknown_words(subject, stories),
+    }
+
+
+def tell(subject: Subject, beginnings: list[str]) -> list[Told]:
+    """Tell stories to each of the beginnings, one batch a beginning."""
+    s, model = subject.settings, subject.model.eval()
+    sampling = storyteller.Sampling(s.temperature)
+    result = []
+    for i, beginning in enumerate(progress(beginnings, "telling")):
+        pieces = storyteller.tell(
+            model,
+            subject.tokenizer,
+            subject.hardware,
+            beginning,
+            s.stories_each,
+            s.max_characters,  # in tokens, of which none stands for less than a byte
+            sampling,
+            s.seed + i,
+        )
+        pieces = until_long(pieces, s.max_characters)
+        for story in storyteller.tell_whole(pieces, beginning, s.stories_each):
+            end = len(beginning) + s.max_characters
+            result.append(Told(beginning, story.text[:end], story.ended and len(story.text) <= end))
+    return result
+
+
+def until_long(told: Iterable[list[str | None]], characters: int) -> Iterator[list[str | None]]:
+    """Listen to `storyteller.tell` until each story has ended or has so many characters.
+
+    A limit in tokens would cut stories earlier where the vocabulary is small.
+    """
+    lengths = None
+    for pieces in told:
+        yield pieces
+        lengths = lengths or [0] * len(pieces)
+        lengths = [
+            characters if piece is None else length + len(piece)  # an ended one is long enough
+            for length, piece in zip(lengths, pieces, strict=True)
+        ]
+        if min(lengths) >= characters:
+            return
+
+
+def unknown_words(subject: Subject, stories: list[list[str]]) -> float | None:
+    """The share of words that no training story holds; None where these are not at hand."""
+    if subject.data is None:
+        return None
+    training = memory.read_stories(subject.data.train.path, subject.tokenizer)
+    known = variety.vocabulary(progress(training, "words of the training text"))
+    return variety.unknown(stories, known)
+
+
+def read_told(folder: Path) -> list[Told]:
+    """The stories that `measure_generation` kept."""
+    with open(folder / STORIES, encoding="utf-8") as file:
+        return [Told(**json.loads(line)) for line in file]
+
+
+# Memory ------------------------------------------------------------------------------------
+
+
+def measure_memory(subject: Subject, known: dict) -> dict:
+    """How much of what the model wrote is copied from the training stories."""
+    data, told = subject.dataset(), read_told(subject.folder)
+    asked = {"stories_sha256": sha256([subject.folder / STORIES]), "data": data.identity}
+    if known.get("asked") == asked:
+        return known
+    with tokens_bar(data.train, "memory") as bar:
+        texts = [story.own for story in told]
+        matches = memory.nearest(texts, data.folder, subject.tokenizer, bar.update)
+    copied = [match.copied_words for match in matches]
+    likeness = [match.rouge_l for match in matches]
+    order = sorted(range(len(told)), key=lambda i: (likeness[i], copied[i]), reverse=True)
+    return {
+        "asked": asked,
+        "copied_words": {
+            "median": statistics.median(copied),
+            "p95": float(np.percentile(copied, 95)),
+        },
+        "rouge_l": {"mean": statistics.fmean(likeness), "max": max(likeness)},
+        "copies": share([value > NEAR for value in likeness]),
+        "closest": [
+            {"beginning": told[i].beginning, "told": told[i].own, **vars(matches[i])}
+            for i in order[:SHOWN]
+        ],
+    }
+
+
+def print_leak(s: Settings) -> None:
+    """Print how much of the validation text stands in the training text."""
+    named = s.dataset is not None
+    folder = None if named else checkpoint.run_folder(s.out_dir or checkpoint.newest_run())
+    data = open_data(s, folder, block_size=1)
+    if data is None:
+        raise UserError(f"the dataset of {folder} is not there: name one with --dataset=")
+    tokenizer = own_tokenizer(data)
+    if s.val_source:
+        texts = own_source(s.val_source).stories("val")
+    else:
+        texts = memory.read_stories(data.val.path, tokenizer)
+    with tokens_bar(data.train, "leak") as bar:
+        leak = memory.leak(texts, data.folder, tokenizer, bar.update)
+    print(f"Of {leak.stories:,} validation stories, the training stories hold")
+    for label, found in (
+        ("all words", leak.whole),
+        ("the first 100 characters", leak.beginning),
+        ("13 words in a row", leak.run),
+    ):
+        print(f"  {label:28}{found:9,}{100 * found / leak.stories:8.2f} %")
+
+
+# Judge -------------------------------------------------------------------------------------
+
+
+def measure_judge(subject: Subject, known: dict) -> dict:
+    """Have another language model mark the stories; it keeps its answers in the run folder."""
+    s = subject.settings
+    stories = [(story.beginning, story.own) for story in read_told(subject.folder)]
+    grades = judge.grade(stories, s.judge_url, s.judge_model, subject.folder)
+    if grades.failed:
+        note(f"{grades.failed} stories await judgement ({grades.reason}); the same command goes on")
+    return {
+        "asked": {"stories_sha256": sha256([subject.folder / STORIES]), "model": s.judge_model},
+        "means": grades.means,
+        "age_groups": dict(sorted(grades.age_groups.items())),
+        "answered": grades.answered,
+        "unparseable": grades.unparseable,
+        "failed": grades.failed,
+    }
+
+
+# The table ---------------------------------------------------------------------------------
+
+
+def sections(result: dict) -> dict[str, dict[str, str]]:
+    """A run's column of the table: the cell of each label, by section."""
+    about = result["run"]
+    column = {
+        "Run": {
+            "steps": count(about["step"]),
+            "parameters": f"{about['parameters'] / 1e6:.2f} M",
+            "vocabulary": count(about["vocabulary"]),
+            "window, tokens": count(about["block_size"]),
+        }
+    }
+    fillers = (loss_cells, pairs_cells, generation_cells, memory_cells, judge_cells)
+    for part, fill in zip((*PARTS, JUDGE), fillers, strict=True):
+        if part in result:
+            column |= fill(result[part])
+    return column
+
+
+def loss_cells(loss: dict) -> dict[str, dict[str, str]]:
+    def rows(part: dict) -> dict[str, str]:
+        return {
+            "nats per token": f"{part['nats_per_token']:.4f}",
+            "perplexity": f"{part['perplexity']:.3f}",
+            "bits per byte": f"{part['bits_per_byte']:.4f}",
+        }
+
+    low, high = loss["by_story"]["bits_per_byte_95"]
+    return {
+        "Validation text": {
+            "sha256 of the file": loss["asked"]["sha256"][:12],
+            "stories": count(loss["stories"]),
+            "bytes": count(loss["bytes"]),
+        },
+        "Loss, all in one": rows(loss["whole"]),
+        "Loss, each story by itself": rows(loss["by_story"])
+        | {"95 % interval": f"{low:.4f}-{high:.4f}"},
+    }
+
+
+def pairs_cells(pairs: dict) -> dict[str, dict[str, str]]:
+    rows = {"all": pairs["all"]} | pairs["groups"]
+    rows |= {f"at distance {number}": part for number, part in pairs["distances"].items()}
+    return {
+        "Story pairs right (chance 50 %)": {
+            f"{group}, of {part['count']}": percent(part) for group, part in rows.items()
+        }
+    }
+
+
+def generation_cells(told: dict) -> dict[str, dict[str, str]]:
+    return {
+        "Stories told": {
+            "stories": count(told["ended"]["count"]),
+            "end by themselves": percent(told["ended"]),
+            "words, mean": f"{told['words']['mean']:.1f}",
+            "words, median": f"{told['words']['median']:.0f}",
+            **{f"distinct-{n}": ratio(value) for n, value in told["distinct"].items()},
+            f"self-BLEU, {told['self_bleu']['pairs']} pairs": ratio(told["self_bleu"]["mean"]),
+            "repeated 4-grams": percent(told["repeated_4grams"]),
+            "words not in training text": percent(told["unknown_words"]),
+        }
+    }
+
+
+def memory_cells(copied: dict) -> dict[str, dict[str, str]]:
+    return {
+        "Copied from training stories": {
+            "longest copy, median": f"{copied['copied_words']['median']:.0f} words",
+            "longest copy, 95 % within": f"{copied['copied_words']['p95']:.0f} words",
+            "best ROUGE-L, mean": ratio(copied["rouge_l"]["mean"]),
+            "best ROUGE-L, highest": ratio(copied["rouge_l"]["max"]),
+            f"best ROUGE-L above {NEAR}": percent(copied["copies"]),
+        }
+    }
+
+
+def judge_cells(grades: dict) -> dict[str, dict[str, str]]:
+    marks = {name: f"{mean:.2f}" for name, mean in grades["means"].items()}
+    ages = {f"would be {AGE_GROUPS[a]}": count(n) for a, n in grades["age_groups"].items()}
+    numbers = {
+        "stories judged": count(grades["answered"]),
+        "unparseable answers": count(grades["unparseable"]),
+        "no answer": count(grades["failed"]),
+    }
+    return {f"Judged by {grades['asked']['model']}, 1 to 10": marks | ages | numbers}
+
+
+def headings(names: list[str]) -> list[str]:
+    """What to call the runs in the table: the shortest ends of their paths that differ."""
+    parts = [checkpoint.run_folder(name).parts for name in names]
+    depth, room = 1, COLUMNS - LABEL - 2
+    while len({path[-depth:] for path in parts}) < len(parts):
+        depth += 1
+    ends = ["/".join(path[-depth:]) for path in parts]
+    return [end if len(end) <= room else "..." + end[3 - room :] for end in ends]
+
+
+def table(names: list[str], columns: list[dict[str, dict[str, str]]]) -> str:
+    """The columns of the runs side by side, as many at a time as the screen takes."""
+    labels = {}
+    for column in columns:
+        for section, rows in column.items():
+            labels.setdefault(section, {}).update(rows)
+    width = max(CELL, *(len(name) + 2 for name in names))
+    beside = (COLUMNS - LABEL) // width
+    lines = []
+    for first in range(0, len(names), beside):
+        lines += ["", " " * LABEL + "".join(n.rjust(width) for n in names[first : first + beside])]
+        for section, rows in labels.items():
+            lines.append(section[:COLUMNS])
+            for label in rows:
+                cells = (c.get(section, {}).get(label, "") for c in columns[first : first + beside])
+                lines.append(
+                    f"  {label:{LABEL - 3}.{LABEL - 3}} "
+                    + "".join(cell.rjust(width) for cell in cells)
+                )
+    return "\n".join(lines[1:])
+
+
+def count(value: int | None) -> str:
+    return "n/a" if value is None else f"{value:,}"
+
+
+def ratio(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def percent(value: dict | float | None) -> str:
+    """A share in percent, with its interval where it has one."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, float):
+        return f"{100 * value:.2f} %"
+    low, middle, high = (100 * value[name] for name in ("low", "share", "high"))
+    return f"{middle:.1f} % [{low:.0f}-{high:.0f}]"
+
+
+def print_closest(name: str, closest: list[dict]) -> None:
+    """Print the stories told that are closest to training stories, each beside its nearest."""
+    width = (COLUMNS - 3) // 2
+    for match in closest:
+        print(
+            f"\n{name}: ROUGE-L {match['rouge_l']:.3f}; {match['copied_words']} words copied: "
+            + textwrap.shorten(match["copied_text"], 60, placeholder=" ...")
+        )
+        told, nearest = (
+            [
+                row
+                for line in side.strip().splitlines()
+                for row in textwrap.wrap(line, width) or [""]
+            ]
+            for side in (match["told"], match["nearest_story"])
+        )
+        heading = textwrap.shorten(f"TOLD: {match['beginning']}", width, placeholder=" ...")
+        print(f"{heading:{width}} | NEAREST TRAINING STORY")
+        for left, right in itertools.zip_longest(told, nearest, fillvalue=""):
+            print(f"{left:{width}} | {right}".rstrip())
+
+
+def draw(names: list[str], picture: str) -> None:
+    """Draw the curves of the runs together."""
+    from tinystories import figures
+
+    path = ROOT / Path(picture).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.draw_runs([checkpoint.run_folder(name) for name in names], path)
+    note(f"their curves: {picture}")
+
+
+# Small helpers -----------------------------------------------------------------------------
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """The checksum of one file, or of several as if they were one."""
+    checksum = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while part := file.read(SCAN):
+                checksum.update(part)
+    return checksum.hexdigest()
+
+
+def digest(value) -> str:
+    """A checksum of texts in lists."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def progress(items: Iterable, what: str) -> Iterable:
+    """The items, with a progress bar."""
+    return tqdm(items, what, leave=False, disable=None, mininterval=0.5)
+
+
+def tokens_bar(file: tokens.TokenFile, what: str) -> tqdm:
+    """A progress bar over the tokens of a file."""
+    return tqdm(total=len(file), desc=what, unit="tok", unit_scale=True, leave=False, disable=None)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,359 @@
+"""Pictures: what is drawn, and that drawing disturbs nothing."""
+
+import csv
+import random
+import shutil
+import warnings
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from configurator import UserError
+from tinystories import figures
+from tinystories.logbook import COLUMNS
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Coarse pictures are drawn more quickly."""
+    monkeypatch.setattr(figures, "DPI", 50)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, as matplotlib holds them."""
+    figures_saved, save = [], Figure.savefig
+
+    def remember(figure, *args, **options):
+        figures_saved.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return figures_saved
+
+
+def log_of(folder, *rows: dict):
+    """A run's folder whose log.csv holds these rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def step(number: int, **cells) -> dict:
+    """A row of a step of 100 tokens, a tenth of a minute long."""
+    row = {"loss": 8 - number / 100, "learning_rate": 1e-3, "grad_norm": 1.5, "mfu": "n/a"}
+    return row | {"step": number, "tokens": 100 * number, "minutes": number / 10} | cells
+
+
+def evaluation(number: int, bits: float) -> dict:
+    """A row of an evaluation."""
+    losses = {"train_loss": float(bits) * 2, "val_loss": float(bits) * 2.5}
+    return losses | {"step": number, "val_bits_per_byte": bits}
+
+
+def pixels(path, colour: str) -> int:
+    """How many pixels of a PNG have this colour."""
+    picture = imread(path)[..., :3]
+    return int((np.abs(picture - to_rgb(colour)).max(axis=-1) < 0.01).sum())
+
+
+def points(line) -> list[tuple[float, float]]:
+    return list(zip(*map(np.ndarray.tolist, line.get_data()), strict=True))
+
+
+def legend(of) -> list[str]:
+    """The texts of the legend of a figure or of axes."""
+    box = of.legends[0] if isinstance(of, Figure) else of.get_legend()
+    return [text.get_text() for text in box.texts]
+
+
+# One run ------------------------------------------------------------------------------------
+
+
+def test_a_real_run_is_drawn_as_a_png_as_wide_as_a_page(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 100)
+    shutil.copy(run / "log.csv", tmp_path)
+    figures.draw_run(tmp_path)
+    assert imread(tmp_path / "loss.png").shape[1] == 900
+    for colour in (figures.BLUE, figures.VERMILLION, figures.GREEN):
+        assert pixels(tmp_path / "loss.png", colour) > 100
+
+
+def test_losses_rate_and_norm_stand_at_their_steps(tmp_path, drawn):
+    rows = [evaluation(0, 3.0), step(1), step(2), step(3), evaluation(3, 1.5)]
+    figures.draw_run(log_of(tmp_path / "mine", *rows))
+    loss, rate, norm = drawn[0].axes
+    each, mean, train, val = map(points, loss.lines)
+    assert each == [(1, 7.99), (2, 7.98), (3, 7.97)]
+    assert np.allclose(mean, each)  # of three steps, each is its own mean
+    assert train == [(0, 6.0), (3, 3.0)]
+    assert val == [(0, 7.5), (3, 3.75)]
+    assert points(rate.lines[0]) == [(n, 1e-3) for n in (1, 2, 3)]
+    assert points(norm.lines[0]) == [(n, 1.5) for n in (1, 2, 3)]
+    assert "evaluated on val: 3.7500, lowest 3.7500" in legend(loss)
+    assert loss.get_title(loc="left") == "mine"
+
+
+def test_steps_tokens_and_minutes_are_scales_of_one_axis(tmp_path, drawn):
+    uneven = step(20, minutes=8)  # the second ten steps took seven minutes, the first one
+    figures.draw_run(log_of(tmp_path, step(10), uneven))
+    tokens, minutes = drawn[0].axes[2].child_axes
+    of_tokens = {label.get_text(): label.get_position()[0] for label in tokens.get_xticklabels()}
+    of_minutes = {label.get_text(): label.get_position()[0] for label in minutes.get_xticklabels()}
+    assert of_tokens["1,000"] == 10
+    assert of_tokens["2,000"] == 20
+    assert of_minutes["1"] == 10
+    assert of_minutes["8"] == 20
+    assert of_minutes["4"] == pytest.approx(10 + 10 * 3 / 7)
+
+
+def test_a_log_that_holds_its_header_alone_gives_an_empty_picture(tmp_path, drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.draw_run(log_of(tmp_path))
+    assert not any(len(line.get_xdata()) for line in drawn[0].axes[0].lines)
+    assert imread(tmp_path / "loss.png").std() > 0  # axes and legend
+
+
+def test_what_is_missing_or_not_finite_is_not_drawn(tmp_path, drawn):
+    cells = ("", "nan", "inf", "-inf", "n/a", None, "1e400")
+    bad = [step(n, loss=cell, grad_norm=cell, learning_rate=cell) for n, cell in enumerate(cells)]
+    figures.draw_run(log_of(tmp_path, *bad, step(8), step(9), evaluation(9, "nan")))
+    for axes in drawn[0].axes:
+        assert [x for x, _ in points(axes.lines[0])] == [8, 9]
+    assert legend(drawn[0].axes[0])[-1] == "evaluated on val: none yet"
+
+
+def test_numbers_that_have_no_logarithm_disturb_nothing(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.draw_run(
+            log_of(tmp_path, step(1, loss=0, grad_norm=0), step(2, loss=-1, grad_norm=0))
+        )
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    log_of(tmp_path, step(1), step(2))
+    with open(tmp_path / "log.csv", "a", encoding="utf-8") as file:
+        file.write("3,30")  # of 3,300
+    assert figures.read_log(tmp_path / "log.csv")["tokens"].tolist() == [100, 200]
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_spikes(tmp_path, drawn):
+    rows = [step(number) for number in range(1, 5001)]
+    rows[1234]["grad_norm"] = 99.0
+    figures.draw_run(log_of(tmp_path, *rows))
+    curve = points(drawn[0].axes[2].lines[0])
+    assert len(curve) <= figures.POINTS
+    assert (1235, 99.0) in curve
+
+
+def test_the_running_mean_of_noise_is_calm(tmp_path, drawn):
+    noise = np.random.default_rng(0).normal(size=1000)
+    figures.draw_run(log_of(tmp_path, *(step(n + 1, loss=5 + noise[n]) for n in range(1000))))
+    mean = drawn[0].axes[0].lines[1].get_ydata()
+    assert len(mean) == 1000
+    assert np.std(mean) < 0.4
+    assert np.mean(mean) == pytest.approx(5 + noise.mean(), abs=0.02)
+
+
+def test_a_folder_without_a_log_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no .*log\.csv"):
+        figures.draw_run(tmp_path)
+
+
+def test_drawing_disturbs_neither_chance_nor_the_settings_of_matplotlib(tmp_path):
+    def state():
+        numpy = np.random.get_state()[1].tolist()
+        return dict(matplotlib.rcParams), random.getstate(), numpy, torch.get_rng_state().tolist()
+
+    before = state()
+    figures.draw_run(log_of(tmp_path, step(1), evaluation(1, 2.0)))
+    assert state() == before
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "loss.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), figures.page(path, height=1):
+        1 / 0  # noqa: B018
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_takes_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    path, save = tmp_path / "a.png", Figure.savefig
+
+    def look(figure, where, **options):
+        save(figure, where, **options)
+        assert not path.exists()
+        assert where.stat().st_size > 0
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    with figures.page(path, height=1):
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Several runs -------------------------------------------------------------------------------
+
+
+def test_runs_are_drawn_against_steps_tokens_and_minutes(tmp_path, drawn):
+    one = log_of(tmp_path / "one", evaluation(0, 3.0), step(10), evaluation(10, 2.0), step(20))
+    slow = [step(10, minutes=5), evaluation(15, 1.5), step(20, minutes=10), evaluation(20, 1.75)]
+    figures.draw_runs([one, log_of(tmp_path / "two", *slow)], tmp_path / "runs.png")
+    steps, tokens, minutes = drawn[0].axes
+    assert list(map(points, steps.lines)) == [[(10, 2.0)], [(15, 1.5), (20, 1.75)]]
+    assert list(map(points, tokens.lines)) == [[(1000, 2.0)], [(1500, 1.5), (2000, 1.75)]]
+    assert list(map(points, minutes.lines)) == [[(1, 2.0)], [(7.5, 1.5), (10, 1.75)]]
+    assert legend(drawn[0]) == ["one: 2.0000, lowest 2.0000", "two: 1.7500, lowest 1.5000"]
+    assert pixels(tmp_path / "runs.png", figures.BLUE) > 10
+    assert pixels(tmp_path / "runs.png", figures.VERMILLION) > 10
+
+
+def test_an_evaluation_after_the_last_logged_step_goes_on_at_the_same_pace(tmp_path, drawn):
+    folder = log_of(tmp_path / "run", step(10), evaluation(15, 2.0))
+    figures.draw_runs([folder], tmp_path / "runs.png")
+    _, tokens, minutes = drawn[0].axes
+    assert points(tokens.lines[0]) == [(1500, 2.0)]
+    assert points(minutes.lines[0]) == [(1.5, 2.0)]
+
+
+def test_what_no_logged_step_tells_is_not_drawn(tmp_path, drawn):
+    figures.draw_runs([log_of(tmp_path / "run", evaluation(15, 2.0))], tmp_path / "runs.png")
+    assert [points(axes.lines[0]) for axes in drawn[0].axes] == [[(15, 2.0)], [], []]
+
+
+def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path, drawn):
+    rows = step(1), evaluation(1, 2.0)
+    folders = [log_of(tmp_path / parent / "run", *rows) for parent in "ab"]
+    figures.draw_runs([*folders, folders[0]], tmp_path / "runs.png")
+    assert [text.partition(":")[0] for text in legend(drawn[0])] == ["a/run", "b/run"]
+
+
+def test_a_run_without_an_evaluation_stands_in_the_legend(tmp_path, drawn):
+    figures.draw_runs([log_of(tmp_path / "new")], tmp_path / "runs.png")
+    assert legend(drawn[0]) == ["new: none yet"]
+
+
+def test_any_name_of_a_run_is_shown_as_it_is(tmp_path, drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folders = [log_of(tmp_path / name, evaluation(1, 2.0)) for name in ("_a", "$x_{$", "故事")]
+        figures.draw_runs(folders, tmp_path / "runs.png")
+    assert [text.partition(":")[0] for text in legend(drawn[0])] == ["_a", "$x_{$", "故事"]
+
+
+# A sweep ------------------------------------------------------------------------------------
+
+
+def sweep(setting: str, **bits) -> list[dict]:
+    """Rows as a results.csv holds them, all text: sweep("n_head", **{"2": [0.9, ""]})."""
+    return [
+        {setting: value, "val_bits_per_byte": str(each)}
+        for value, results in bits.items()
+        for each in results
+    ]
+
+
+def labels(axes) -> list[str]:
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_a_sweep_shows_every_run_and_the_best_at_each_value(tmp_path, drawn):
+    rows = sweep("n_head", **{"8": [0.9], "2": [1.0, 0.8, 0.7], "4": [0.6]})
+    figures.draw_sweep(rows, "n_head", tmp_path / "n_head.png")
+    axes = drawn[0].axes[0]
+    runs, best = map(points, axes.lines)
+    assert sorted(runs) == [(2, 0.7), (2, 0.8), (2, 1.0), (4, 0.6), (8, 0.9)]
+    assert best == [(2, 0.7), (4, 0.6), (8, 0.9)]
+    assert axes.get_xscale() == "linear"
+    assert labels(axes) == ["2", "4", "8"]
+    assert pixels(tmp_path / "n_head.png", figures.BLUE) > 30
+
+
+def test_values_that_span_more_than_a_factor_of_ten_are_drawn_on_a_logarithmic_scale(
+    tmp_path, drawn
+):
+    rows = sweep("learning_rate", **{"3e-4": [0.8], "1e-3": [0.7], "1e-2": [0.9]})
+    figures.draw_sweep(rows, "learning_rate", tmp_path / "rate.png")
+    axes = drawn[0].axes[0]
+    assert axes.get_xscale() == "log"
+    assert labels(axes) == ["0.0003", "0.001", "0.01"]
+
+
+def test_values_that_lie_close_share_a_label(tmp_path, drawn):
+    sizes = (257, 512, 1024, 2048, 4096, 8192, 10_000, 50_257)
+    rows = [{"vocab_size": size, "val_bits_per_byte": 1.0} for size in sizes]
+    figures.draw_sweep(rows, "vocab_size", tmp_path / "size.png")
+    shown = ["257", "512", "1,024", "2,048", "4,096", "8,192", "50,257"]
+    assert labels(drawn[0].axes[0]) == shown
+
+
+@pytest.mark.parametrize("values", [["gelu", "relu"], ["None", "50"], [True, False]])
+def test_values_that_are_not_all_numbers_are_categories(tmp_path, drawn, values):
+    rows = [{"what": value, "val_bits_per_byte": 0.5 + i} for i, value in enumerate(values)]
+    figures.draw_sweep(rows, "what", tmp_path / "what.png")
+    axes = drawn[0].axes[0]
+    assert labels(axes) == list(map(str, values))
+    assert points(axes.lines[0]) == [(0, 0.5), (1, 1.5)]
+
+
+def test_a_run_without_a_result_is_a_cross(tmp_path, drawn):
+    rows = sweep("n_head", **{"2": [0.9, ""], "4": ["nan"]})
+    figures.draw_sweep(rows, "n_head", tmp_path / "n_head.png")
+    axes = drawn[0].axes[0]
+    assert points(axes.lines[0]) == [(2, 0.9)]
+    assert axes.lines[2].get_xdata().tolist() == [2, 4]
+    assert legend(axes)[2] == "no result: 2"
+
+
+@pytest.mark.parametrize("rows", [[], sweep("n_head", **{"2": [""]})])
+def test_a_sweep_without_any_result_is_drawn_all_the_same(tmp_path, rows):
+    figures.draw_sweep(rows, "n_head", tmp_path / "n_head.png")
+    assert imread(tmp_path / "n_head.png").std() > 0
+
+
+# What pages are made of ---------------------------------------------------------------------
+
+
+def test_a_histogram_counts_every_value_but_the_longest_half_percent(tmp_path, drawn):
+    values = np.array([3] * 500 + [100] * 498 + [10_000] * 2)
+    with figures.page(tmp_path / "a.png", height=2) as figure:
+        figures.histogram(figure.add_subplot(), values, "title", "words", "stories")
+    bars = drawn[0].axes[0].patches[0].get_data()
+    assert bars.values.sum() == 998
+    assert bars.values[np.searchsorted(bars.edges, 3, "right") - 1] == 500
+    assert drawn[0].axes[0].get_xlabel() == "words (dashed: median 52; 95 % below 100)"
+
+
+def test_bars_are_as_long_as_their_numbers_and_show_them(tmp_path, drawn):
+    with figures.page(tmp_path / "a.png", height=2) as figure:
+        axes = figure.add_subplot()
+        figures.bars(axes, "title", "unit", {"the": 59.64, "and": 46.0}, "{:.1f}")
+    assert [bar.get_width() for bar in axes.patches] == [59.64, 46.0]
+    assert [text.get_text() for text in axes.texts] == ["59.6", "46.0"]
+    assert axes.yaxis_inverted()
+
+
+def test_shares_add_up_to_a_hundred(tmp_path):
+    with figures.page(tmp_path / "a.png", height=2) as figure:
+        axes = figure.add_subplot()
+        figures.shares(axes, "title", "%", {"a": [1, 3], "b": [0, 5]}, ("one", "two"))
+    assert [bar.get_width() for bar in axes.patches] == [25, 0, 75, 100]
+
+
+def test_nothing_to_show_is_an_empty_panel(tmp_path):
+    with figures.page(tmp_path / "a.png", height=4) as figure:
+        left, right = figure.subplots(1, 2)
+        figures.bars(left, "title", "unit", {}, "{}")
+        figures.shares(right, "title", "%", {}, ("one", "two"))
+    assert imread(tmp_path / "a.png").std() > 0

@@ -1,0 +1,237 @@
+"""The texts in prompts/: well written, and without a hint that gives the right answer away."""
+
+import json
+import math
+import re
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from configurator import UserError
+from tinystories.prompts import Pair, read_beginnings, read_pairs
+
+PAIRS, BEGINNINGS = read_pairs(), read_beginnings()
+GROUPS = ["grammar", "facts", "context", "feeling", "form"]
+GOOD = {
+    "group": "facts",
+    "kind": "animal",
+    "beginning": "The cow said,",
+    "right": ' "Moo!"',
+    "wrong": ' "Quack!"',
+}
+
+
+def tokens(text: str) -> list[str]:
+    """Words and marks, in lower case."""
+    return re.findall(r"[a-z']+|[^\sa-z']", text.lower())
+
+
+def words(text: str) -> list[str]:
+    return [token.strip("'") for token in tokens(text) if token.strip("'").isalpha()]
+
+
+def sentences(text: str) -> int:
+    """Sentences that have ended; one in quotes that goes on with "said Mom" has not."""
+    return len(re.findall(r'[.!?]"?(?= ["A-Z]|$)', text))
+
+
+def biased(score) -> list[str]:
+    """The groups in which a score, higher for the better guess, finds out what is right.
+
+    Guessing among n pairs wins half of them; 19 times in 20 the share of wins lies within
+    1.96 sqrt(1/4 / n) of one half. A draw counts as half a win.
+
+    Args:
+        score: gives a number for (pair, continuation, the other continuation).
+    """
+    found = []
+    for group in [*GROUPS, "all"]:
+        pairs = [pair for pair in PAIRS if group in (pair.group, "all")]
+        leads = [score(p, p.right, p.wrong) - score(p, p.wrong, p.right) for p in pairs]
+        wins = sum((lead > 0) + (lead == 0) / 2 for lead in leads)
+        if abs(wins / len(pairs) - 0.5) > 1.96 * math.sqrt(0.25 / len(pairs)):
+            found.append(f"{group}: {wins:.0f} of {len(pairs)}")
+    return found
+
+
+# what is there -----------------------------------------------------------------------------
+
+
+def test_there_are_enough_texts_of_every_group():
+    counts = Counter(pair.group for pair in PAIRS)
+    assert sorted(counts) == sorted(GROUPS)
+    assert len(PAIRS) >= 600
+    assert min(counts.values()) >= 100
+    assert max(counts.values()) < 1.3 * min(counts.values())
+    assert len(BEGINNINGS) >= 44
+
+
+def test_no_text_stands_twice():
+    whole = [pair.beginning + pair.right for pair in PAIRS]
+    assert len(set(whole)) == len(whole)
+    assert len(set(BEGINNINGS)) == len(BEGINNINGS)
+
+
+def is_tidy(text: str) -> bool:
+    """Whether a text is in plain letters, single blanks, and starts like a sentence."""
+    starts_well = re.match('"?[A-Z]', text) is not None
+    return starts_well and text.isascii() and text.isprintable() and "  " not in text
+
+
+def test_pairs_are_tidy():
+    for pair in PAIRS:
+        for continuation in (pair.right, pair.wrong):
+            text = pair.beginning + continuation
+            assert is_tidy(text), text
+            assert continuation[0] == " ", text
+            assert re.search(r'[.!?]"?$', text), text
+            assert text.count('"') % 2 == 0, text
+
+
+def test_beginnings_are_tidy_and_short():
+    for text in BEGINNINGS:
+        assert is_tidy(text), text
+        assert 5 <= len(text.split()) <= 60, text
+
+
+def test_the_sentence_that_decides_lies_one_to_six_back():
+    distances = Counter(pair.distance for pair in PAIRS if pair.group == "context")
+    assert sorted(distances) == [1, 2, 3, 4, 5, 6]
+    assert min(distances.values()) >= 20
+    for pair in PAIRS:
+        if pair.group == "context":
+            assert pair.distance <= sentences(pair.beginning), pair
+        else:
+            assert pair.distance is None, pair
+
+
+# no hint -----------------------------------------------------------------------------------
+
+
+def test_what_is_right_for_one_twin_is_wrong_for_the_other():
+    for one, other in zip(PAIRS[::2], PAIRS[1::2], strict=True):
+        assert (one.group, one.kind) == (other.group, other.kind), other
+        assert (one.right, one.wrong) == (other.wrong, other.right), other
+        assert tokens(one.beginning)[-2:] == tokens(other.beginning)[-2:], other
+
+
+def test_the_right_one_is_as_often_the_longer_as_the_shorter():
+    assert not biased(lambda pair, continuation, other: len(continuation))
+
+
+def test_repeating_words_of_the_beginning_does_not_help():
+    def repeated(pair, continuation, other):
+        told = set(words(pair.beginning))
+        return sum(word in told for word in words(continuation)) / len(words(continuation))
+
+    assert not biased(repeated)
+
+
+def test_the_answer_told_last_is_right_as_often_as_the_one_told_first():
+    def latest(pair, continuation, other):
+        told = words(pair.beginning)
+        own = set(words(continuation)) - set(words(other))
+        return max((place for place, word in enumerate(told) if word in own), default=-1)
+
+    assert not biased(latest)
+
+
+@cache
+def counts(train: Path) -> tuple[Counter, Counter]:
+    """How often each word or mark, and each two in a row, stand in real stories."""
+    read = tokens(train.read_text(encoding="utf-8").replace("<|endoftext|>", ""))
+    return Counter(read), Counter(pairwise(read))
+
+
+@pytest.mark.parametrize("model", ["unigram", "bigram"])
+def test_word_counts_of_real_stories_do_not_tell_what_is_right(tinystories, model):
+    """The unigram counts every word once more than it was seen, the bigram backs off to it."""
+    single, double = counts(tinystories / "train.txt")
+    size = single.total() + len(single) + 1
+
+    def per_byte(pair, continuation, other):
+        total, last = 0.0, tokens(pair.beginning)[-1]
+        for token in tokens(continuation):
+            p = (single[token] + 1) / size
+            if model == "bigram":
+                p = (double[last, token] + p) / (single[last] + 1)
+            total, last = total + math.log(p), token
+        return total / len(continuation.encode())
+
+    assert not biased(per_byte)
+
+
+def test_words_are_those_of_real_stories(tinystories):
+    single, _ = counts(tinystories / "train.txt")
+    known = Counter()
+    for token, count in single.items():
+        known[token.strip("'")] += count
+    ours = {word for pair in PAIRS for word in words(pair.beginning + pair.right)}
+    ours |= {word for beginning in BEGINNINGS for word in words(beginning)}
+    assert not {word for word in ours if known[word] < 5}
+
+
+# files of one's own ------------------------------------------------------------------------
+
+
+def write(path: Path, *lines: str | dict) -> Path:
+    texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return path
+
+
+def refusal(read, path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_order_of_the_fields_means_nothing(tmp_path):
+    path = write(tmp_path / "own.jsonl", GOOD, dict(reversed(GOOD.items())))
+    assert read_pairs(path) == [Pair(**GOOD)] * 2
+
+
+def test_a_distance_is_read_and_empty_lines_are_not(tmp_path):
+    path = write(tmp_path / "own.jsonl", "", GOOD | {"distance": 3}, "", "")
+    assert read_pairs(path) == [Pair(**GOOD, distance=3)]
+
+
+@pytest.mark.parametrize(
+    "line, fault",
+    [
+        ("The cow said, Moo!", "not JSON: Expecting value at column 1"),
+        ('["The cow said,"]', "not a JSON object"),
+        ({"group": "facts", "kind": "animal"}, "the field 'beginning' is missing or not a text"),
+        (GOOD | {"right": 5}, "the field 'right' is missing or not a text"),
+        (GOOD | {"wrong": " "}, "the field 'wrong' is missing or not a text"),
+        (GOOD | {"distance": 0}, "the field 'distance' is not a whole number from 1"),
+        (GOOD | {"distance": "2"}, "the field 'distance' is not a whole number from 1"),
+        (GOOD | {"wrong": GOOD["right"]}, "right and wrong are the same"),
+        (GOOD | {"beginning": "The cow said, "}, "the beginning ends with a blank; let the"),
+        (GOOD | {"right": "\ud83d"}, "an escape stands for no character"),
+        (GOOD | {"rigth": ""}, "'rigth' is no field of a pair; they are group, kind, beginning"),
+    ],
+)
+def test_a_faulty_line_is_named(tmp_path, line, fault):
+    path = write(tmp_path / "own.jsonl", GOOD, "", line)
+    assert refusal(read_pairs, path).startswith(f"{path}, line 3: {fault}")
+
+
+def test_beginnings_may_come_from_any_text_file(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_bytes("\ufeffA hen saw\r\n\r\n  Ein Bär saß \r\n".encode())
+    assert read_beginnings(path) == ["A hen saw", "Ein Bär saß"]
+
+
+@pytest.mark.parametrize("read, what", [(read_pairs, "story pair"), (read_beginnings, "beginning")])
+def test_files_that_cannot_be_read_are_refused(tmp_path, read, what):
+    missing, empty, foreign = (tmp_path / name for name in ("missing", "empty", "foreign"))
+    empty.write_text("\n \n")
+    foreign.write_bytes("Ein Bär".encode("latin-1"))
+    assert refusal(read, missing) == f"cannot read {missing}: No such file or directory"
+    assert refusal(read, empty) == f"{empty} holds no {what}"
+    assert refusal(read, foreign) == f"{foreign} is not UTF-8 text"
