@@ -1,10 +1,10 @@
 """Tell how good a model is: one table, and evaluation.json in the run folder.
 
-    python evaluate.py                            the run trained last
-    python evaluate.py --compare=out/a,out/b      a column each, and their curves
-    python evaluate.py --val_source=FILE          the loss on your own stories
-    python evaluate.py --nearest=True             what was told, and its nearest
-    python evaluate.py --leak=True --dataset=x    validation text in training text
+    python evaluate.py                          the run trained last
+    python evaluate.py --compare=out/a,out/b    a column each, and their curves
+    python evaluate.py --val_source=FILE        the loss on stories of your own
+    python evaluate.py --nearest=True           what was told, and its nearest
+    python evaluate.py --leak=True --dataset=x  validation text in training text
 
 What has been measured already, with the same settings, is taken from
 evaluation.json. The table goes to standard output, all else to standard error.

@@ -27,7 +27,7 @@ def command(*args, status: int = 0, **options) -> subprocess.CompletedProcess:
         [sys.executable, ROOT / args[0], *map(str, args[1:])],
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=900,
         **options,
     )
     assert done.returncode == status, done.stdout + done.stderr

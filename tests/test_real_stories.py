@@ -46,8 +46,6 @@ def real_run(tmp_path_factory):
     folder = os.environ.get("TINYSTORIES_DIR")
     if not folder:
         pytest.skip("TINYSTORIES_DIR names no folder with real stories")
-    monkey = pytest.MonkeyPatch()
-    monkey.setenv("OMP_NUM_THREADS", str(os.cpu_count()))
     base = tmp_path_factory.mktemp("real")
     prepare(
         base / "data", Path(folder), "--tokenizer=bpe", "--vocab_size=4096", "--val_fraction=0.01"
@@ -58,7 +56,6 @@ def real_run(tmp_path_factory):
         *"--gradient_accumulation_steps=1 --learning_rate=2e-3 --warmup_iters=20".split(),
         *"--max_iters=200 --eval_interval=200 --eval_tokens=20000 --device=cpu".split(),
     )
-    monkey.undo()
     return base / "run"
 
 
