@@ -14,7 +14,7 @@ story: install
 test: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest --numprocesses=auto --dist=loadscope
+	$(RUN) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
 install: .venv/installed
 

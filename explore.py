@@ -371,8 +371,11 @@ def tell_words(facts: Facts) -> Iterator[str]:
 
 
 def tell_cleaning(facts: Facts) -> Iterator[str]:
-    yield "Cleaning" + (": not known, for want of meta.json" if facts.cleaning is None else "")
-    for split, rules in (facts.cleaning or {}).items():
+    if facts.cleaning is None:
+        yield "Cleaning: not known, for want of meta.json"
+        return
+    yield "Cleaning" if any(facts.cleaning.values()) else "Cleaning changed nothing"
+    for split, rules in facts.cleaning.items():
         for rule, count in rules.items():
             yield f"  {split:5}{count:10,}  {rule}: {RULES.get(rule, '')}"
 
