@@ -11,16 +11,16 @@ evaluation.json. The table goes to standard output, all else to standard error.
 """
 
 import hashlib
-import itertools
 import json
 import math
+import re
 import statistics
 import sys
 import tempfile
-import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -97,11 +97,11 @@ from tinystories import (  # noqa: E402
     judge,
     memory,
     prompts,
+    report,
     storyteller,
     tokens,
     variety,
 )
-from tinystories.judge import AGE_GROUPS  # noqa: E402
 from tinystories.tokenizer import Tokenizer, batches, gpt2  # noqa: E402
 
 RESULT = "evaluation.json"  # in the run folder
@@ -109,10 +109,9 @@ STORIES = "evaluation_stories.jsonl"  # beside it
 SCAN = 2**22  # ids that are looked through at a time
 TEXTS_AT_ONCE = 512  # stories or continuations whose losses are measured in one go
 NEAR = 0.7  # a ROUGE-L above it makes a story a copy
+FIRST_SENTENCE = re.compile(r".*?[.!?][\"”’')]*\s+", re.DOTALL)
 SHOWN = 3  # stories that --nearest shows
-COLUMNS = 80  # of the screen
-LABEL = 29  # of these, for the labels
-CELL = 17  # and for a run, at least
+REAL = 100  # real stories whose memory is measured, to compare with those told
 
 
 @dataclass(frozen=True)
@@ -177,10 +176,11 @@ def main(argv: list[str]) -> None:
             raise
         hint = f"lower stories_each (now {s.stories_each}), or take --device=cpu"
         raise UserError(f"out of memory: {hint}") from None
-    print(table(headings(names), [sections(results[name]) for name in names]))
+    print_table(results)
     if s.nearest:
         for name, result in results.items():
-            print_closest(name, result["memory"]["closest"])
+            for match in result["memory"]["closest"]:
+                print(f"\n{name}: {report.closest_stories(match)}")
     if s.compare:
         draw(names, s.picture)
 
@@ -454,19 +454,28 @@ def measure_generation(subject: Subject, known: dict) -> dict:
     checkpoint.write_whole(path, "".join(lines).encode())
     stories = [variety.words(story.own) for story in told]
     firsts = range(0, len(stories), s.stories_each)
-    groups = [stories[first : first + s.stories_each] for first in firsts]
-    lengths = [len(story) for story in stories]
-    repeated = [share for share in map(variety.repeated, stories) if share is not None]
-    alike, pairs = variety.self_bleu(groups)
+    alike, pairs = variety.self_bleu([stories[first : first + s.stories_each] for first in firsts])
+    known_words = training_words(subject)
+    real = [variety.words(story) for story in real_stories(subject, len(told))]
     return {
         "asked": asked,
         "sha256": sha256([path]),
         "ended": share([story.ended for story in told]),
+        "self_bleu": {"mean": alike, "pairs": pairs},
+        **about_words(stories, known_words),
+        "real": {"stories": len(real)} | about_words(real, known_words) if real else None,
+    }
+
+
+def about_words(stories: list[list[str]], known_words: set[str] | None) -> dict:
+    """Figures on the words of stories, told or real."""
+    lengths = [len(story) for story in stories]
+    repeated = [share for share in map(variety.repeated, stories) if share is not None]
+    return {
         "words": {"mean": statistics.fmean(lengths), "median": statistics.median(lengths)},
         "distinct": {n: variety.distinct(stories, int(n)) for n in "123"},
-        "self_bleu": {"mean": alike, "pairs": pairs},
         "repeated_4grams": statistics.fmean(repeated) if repeated else None,
-        "unknown_words": unknown_words(subject, stories),
+        "unknown_words": variety.unknown(stories, known_words) if known_words else None,
     }
 
 
@@ -510,13 +519,25 @@ def until_long(told: Iterable[list[str | None]], characters: int) -> Iterator[li
             return
 
 
-def unknown_words(subject: Subject, stories: list[list[str]]) -> float | None:
-    """The share of words that no training story holds; None where these are not at hand."""
+def training_words(subject: Subject) -> set[str] | None:
+    """All words of the training stories; None where these are not at hand."""
     if subject.data is None:
         return None
     training = memory.read_stories(subject.data.train.path, subject.tokenizer)
-    known = variety.vocabulary(progress(training, "words of the training text"))
-    return variety.unknown(stories, known)
+    return variety.vocabulary(progress(training, "words of the training text"))
+
+
+def real_stories(subject: Subject, count: int) -> list[str]:
+    """The first validation stories, each without its first sentence and not too long.
+
+    That is how much of a story a model writes that was given a beginning.
+    """
+    if subject.data is None:
+        return []
+    stories = memory.read_stories(subject.data.val.path, subject.tokenizer)
+    behind = (FIRST_SENTENCE.sub("", story, count=1) for story in stories)
+    longest = subject.settings.max_characters
+    return [story[:longest] for story in islice(filter(None, behind), count)]
 
 
 def read_told(folder: Path) -> list[Told]:
@@ -535,23 +556,32 @@ def measure_memory(subject: Subject, known: dict) -> dict:
     if known.get("asked") == asked:
         return known
     with tokens_bar(data.train, "memory") as bar:
-        texts = [story.own for story in told]
+        texts = [story.own for story in told] + real_stories(subject, min(REAL, len(told)))
         matches = memory.nearest(texts, data.folder, subject.tokenizer, bar.update)
-    copied = [match.copied_words for match in matches]
-    likeness = [match.rouge_l for match in matches]
-    order = sorted(range(len(told)), key=lambda i: (likeness[i], copied[i]), reverse=True)
+    pairs = list(zip(told, matches[: len(told)], strict=True))
+    pairs.sort(key=lambda pair: (pair[1].rouge_l, pair[1].copied_words), reverse=True)
     return {
         "asked": asked,
+        **about_copies(matches[: len(told)]),
+        "closest": [
+            {"beginning": story.beginning, "told": story.own, **vars(match)}
+            for story, match in pairs[:SHOWN]
+        ],
+        "real": about_copies(matches[len(told) :]) if matches[len(told) :] else None,
+    }
+
+
+def about_copies(matches: list[memory.Match]) -> dict:
+    """Figures on how much of some stories, told or real, stands in the training stories."""
+    copied = [match.copied_words for match in matches]
+    likeness = [match.rouge_l for match in matches]
+    return {
         "copied_words": {
             "median": statistics.median(copied),
             "p95": float(np.percentile(copied, 95)),
         },
         "rouge_l": {"mean": statistics.fmean(likeness), "max": max(likeness)},
-        "copies": share([value > NEAR for value in likeness]),
-        "closest": [
-            {"beginning": told[i].beginning, "told": told[i].own, **vars(matches[i])}
-            for i in order[:SHOWN]
-        ],
+        "copies": {"above": NEAR} | share([value > NEAR for value in likeness]),
     }
 
 
@@ -598,166 +628,30 @@ def measure_judge(subject: Subject, known: dict) -> dict:
     }
 
 
-# The table ---------------------------------------------------------------------------------
+# What is shown -----------------------------------------------------------------------------
 
 
-def sections(result: dict) -> dict[str, dict[str, str]]:
-    """A run's column of the table: the cell of each label, by section."""
-    about = result["run"]
-    column = {
-        "Run": {
-            "steps": count(about["step"]),
-            "parameters": f"{about['parameters'] / 1e6:.2f} M",
-            "vocabulary": count(about["vocabulary"]),
-            "window, tokens": count(about["block_size"]),
-        }
+def print_table(results: dict[str, dict]) -> None:
+    """Print a column for each run, and one of real stories, which may differ with their data."""
+    columns = dict(zip(headings(list(results)), results.values(), strict=True))
+    real = {name: report.real_column(result) for name, result in columns.items()}
+    alike = all(column == next(iter(real.values())) for column in real.values())
+    columns = {name: report.run_column(result) for name, result in columns.items()}
+    columns |= {
+        "real stories" if alike else f"{name}, real": column
+        for name, column in real.items()
+        if column
     }
-    fillers = (loss_cells, pairs_cells, generation_cells, memory_cells, judge_cells)
-    for part, fill in zip((*PARTS, JUDGE), fillers, strict=True):
-        if part in result:
-            column |= fill(result[part])
-    return column
-
-
-def loss_cells(loss: dict) -> dict[str, dict[str, str]]:
-    def rows(part: dict) -> dict[str, str]:
-        return {
-            "nats per token": f"{part['nats_per_token']:.4f}",
-            "perplexity": f"{part['perplexity']:.3f}",
-            "bits per byte": f"{part['bits_per_byte']:.4f}",
-        }
-
-    low, high = loss["by_story"]["bits_per_byte_95"]
-    return {
-        "Validation text": {
-            "sha256 of the file": loss["asked"]["sha256"][:12],
-            "stories": count(loss["stories"]),
-            "bytes": count(loss["bytes"]),
-        },
-        "Loss, all in one": rows(loss["whole"]),
-        "Loss, each story by itself": rows(loss["by_story"])
-        | {"95 % interval": f"{low:.4f}-{high:.4f}"},
-    }
-
-
-def pairs_cells(pairs: dict) -> dict[str, dict[str, str]]:
-    rows = {"all": pairs["all"]} | pairs["groups"]
-    rows |= {f"at distance {number}": part for number, part in pairs["distances"].items()}
-    return {
-        "Story pairs right (chance 50 %)": {
-            f"{group}, of {part['count']}": percent(part) for group, part in rows.items()
-        }
-    }
-
-
-def generation_cells(told: dict) -> dict[str, dict[str, str]]:
-    return {
-        "Stories told": {
-            "stories": count(told["ended"]["count"]),
-            "end by themselves": percent(told["ended"]),
-            "words, mean": f"{told['words']['mean']:.1f}",
-            "words, median": f"{told['words']['median']:.0f}",
-            **{f"distinct-{n}": ratio(value) for n, value in told["distinct"].items()},
-            f"self-BLEU, {told['self_bleu']['pairs']} pairs": ratio(told["self_bleu"]["mean"]),
-            "repeated 4-grams": percent(told["repeated_4grams"]),
-            "words not in training text": percent(told["unknown_words"]),
-        }
-    }
-
-
-def memory_cells(copied: dict) -> dict[str, dict[str, str]]:
-    return {
-        "Copied from training stories": {
-            "longest copy, median": f"{copied['copied_words']['median']:.0f} words",
-            "longest copy, 95 % within": f"{copied['copied_words']['p95']:.0f} words",
-            "best ROUGE-L, mean": ratio(copied["rouge_l"]["mean"]),
-            "best ROUGE-L, highest": ratio(copied["rouge_l"]["max"]),
-            f"best ROUGE-L above {NEAR}": percent(copied["copies"]),
-        }
-    }
-
-
-def judge_cells(grades: dict) -> dict[str, dict[str, str]]:
-    marks = {name: f"{mean:.2f}" for name, mean in grades["means"].items()}
-    ages = {f"would be {AGE_GROUPS[a]}": count(n) for a, n in grades["age_groups"].items()}
-    numbers = {
-        "stories judged": count(grades["answered"]),
-        "unparseable answers": count(grades["unparseable"]),
-        "no answer": count(grades["failed"]),
-    }
-    return {f"Judged by {grades['asked']['model']}, 1 to 10": marks | ages | numbers}
+    print(report.table(list(columns), list(columns.values())))
 
 
 def headings(names: list[str]) -> list[str]:
     """What to call the runs in the table: the shortest ends of their paths that differ."""
     parts = [checkpoint.run_folder(name).parts for name in names]
-    depth, room = 1, COLUMNS - LABEL - 2
+    depth = 1
     while len({path[-depth:] for path in parts}) < len(parts):
         depth += 1
-    ends = ["/".join(path[-depth:]) for path in parts]
-    return [end if len(end) <= room else "..." + end[3 - room :] for end in ends]
-
-
-def table(names: list[str], columns: list[dict[str, dict[str, str]]]) -> str:
-    """The columns of the runs side by side, as many at a time as the screen takes."""
-    labels = {}
-    for column in columns:
-        for section, rows in column.items():
-            labels.setdefault(section, {}).update(rows)
-    width = max(CELL, *(len(name) + 2 for name in names))
-    beside = (COLUMNS - LABEL) // width
-    lines = []
-    for first in range(0, len(names), beside):
-        lines += ["", " " * LABEL + "".join(n.rjust(width) for n in names[first : first + beside])]
-        for section, rows in labels.items():
-            lines.append(section[:COLUMNS])
-            for label in rows:
-                cells = (c.get(section, {}).get(label, "") for c in columns[first : first + beside])
-                lines.append(
-                    f"  {label:{LABEL - 3}.{LABEL - 3}} "
-                    + "".join(cell.rjust(width) for cell in cells)
-                )
-    return "\n".join(lines[1:])
-
-
-def count(value: int | None) -> str:
-    return "n/a" if value is None else f"{value:,}"
-
-
-def ratio(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def percent(value: dict | float | None) -> str:
-    """A share in percent, with its interval where it has one."""
-    if value is None:
-        return "n/a"
-    if isinstance(value, float):
-        return f"{100 * value:.2f} %"
-    low, middle, high = (100 * value[name] for name in ("low", "share", "high"))
-    return f"{middle:.1f} % [{low:.0f}-{high:.0f}]"
-
-
-def print_closest(name: str, closest: list[dict]) -> None:
-    """Print the stories told that are closest to training stories, each beside its nearest."""
-    width = (COLUMNS - 3) // 2
-    for match in closest:
-        print(
-            f"\n{name}: ROUGE-L {match['rouge_l']:.3f}; {match['copied_words']} words copied: "
-            + textwrap.shorten(match["copied_text"], 60, placeholder=" ...")
-        )
-        told, nearest = (
-            [
-                row
-                for line in side.strip().splitlines()
-                for row in textwrap.wrap(line, width) or [""]
-            ]
-            for side in (match["told"], match["nearest_story"])
-        )
-        heading = textwrap.shorten(f"TOLD: {match['beginning']}", width, placeholder=" ...")
-        print(f"{heading:{width}} | NEAREST TRAINING STORY")
-        for left, right in itertools.zip_longest(told, nearest, fillvalue=""):
-            print(f"{left:{width}} | {right}".rstrip())
+    return ["/".join(path[-depth:]) for path in parts]
 
 
 def draw(names: list[str], picture: str) -> None:

@@ -14,7 +14,7 @@ from conftest import command, complaint
 
 import evaluate
 from configurator import UserError
-from tinystories import checkpoint, storyteller, tokens
+from tinystories import checkpoint, memory, report, storyteller, tokens
 from tinystories.tokenizer import Tokenizer
 
 MACHINE = ("--device=cpu", "--dtype=float32")
@@ -260,6 +260,33 @@ def test_a_story_by_heart_is_found_in_the_training_text(cat, table):
     assert "NEAREST TRAINING STORY" in out
 
 
+def test_real_stories_stand_beside_those_told(cat, table):
+    out = table(f"--out_dir={cat}", "--what=memory,generation")
+    told, copied = (result_in(cat)[part]["real"] for part in ("generation", "memory"))
+    assert told["stories"] == 3  # all validation stories, fewer than the four told
+    assert told["words"] == {"mean": 5, "median": 6}  # "The cat sat on a mat." twice, "So it was."
+    assert told["unknown_words"] == 1 / 15  # "so"
+    assert copied["copied_words"]["median"] == 6
+    assert out.splitlines()[0].split() == ["reciter", "real", "stories"]
+    assert next(line.split()[2:] for line in out.splitlines() if "words, mean" in line) == [
+        "8.0",
+        "5.0",
+    ]
+
+
+def test_real_stories_of_different_data_stand_apart(capsys):
+    about = {"step": 1, "parameters": 1, "vocabulary": 257, "block_size": 8}
+    results = {}
+    for name, copied in (("a", [3, 4]), ("b", [5, 6])):
+        matches = [memory.Match(words, "", 0.5, "") for words in copied]
+        part = {"real": evaluate.about_copies(matches), **evaluate.about_copies(matches)}
+        results[name] = {"run": about, "memory": part}
+    evaluate.print_table(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["a", "b", "a,", "real"]  # and the fourth column below
+    assert "b, real" in [line.strip() for line in lines]
+
+
 def test_leak_counts_validation_stories_that_were_trained_on(cat, table):
     data = checkpoint.read_config(cat)["dataset"]
     out = table("--leak=True", f"--dataset={data}")
@@ -354,12 +381,17 @@ def test_runs_stand_side_by_side_and_their_curves_in_a_picture(trained, tmp_path
 def test_runs_of_one_name_are_told_apart_by_their_folders():
     assert evaluate.headings(["out/a/small", "out/b/small"]) == ["a/small", "b/small"]
     assert evaluate.headings(["out/a", "out/b/"]) == ["a", "b"]
-    assert evaluate.headings(["x" * 100]) == ["..." + "x" * 46]
+
+
+def test_a_long_name_is_cut_at_its_front():
+    first = report.table(["a/" + "x" * 100], [{"Run": {"steps": "1"}}]).splitlines()[0]
+    assert first.strip() == "..." + "x" * 46
+    assert len(first) <= 80
 
 
 def test_more_runs_than_the_screen_takes_stand_below_each_other():
     columns = [{"Run": {"steps": str(i)}} for i in range(5)]
-    lines = evaluate.table([f"run{i}" for i in range(5)], columns).splitlines()
+    lines = report.table([f"run{i}" for i in range(5)], columns).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split() for line in lines if "run" in line] == [
         ["run0", "run1", "run2"],
