@@ -59,7 +59,7 @@ class Settings:
     grad_clip: float = 1.0  # highest norm of the gradient; 0 never clips
     # Evaluation and logs
     eval_interval: int = 250  # steps between evaluations
-    eval_tokens: int = 262_144  # validation tokens at each; the last step takes them all
+    eval_tokens: int = 262_144  # of training and of validation; at the last step all of validation
     log_interval: int = 10  # steps between lines
     save_minutes: float = 10.0  # save between evaluations too, this often
     wandb_log: bool = False  # log to Weights & Biases as well
@@ -438,7 +438,7 @@ def open_run_folder(r: Run, saved: dict | None) -> None:
 
 
 def evaluate(r: Run, whole: bool) -> Losses | None:
-    """Measure the losses on training and validation tokens; None if a signal comes meanwhile.
+    """Measure the losses on eval_tokens of training and of validation; None if a signal comes.
 
     Args:
         whole: take all validation tokens, not only the first eval_tokens.
@@ -447,11 +447,11 @@ def evaluate(r: Run, whole: bool) -> Losses | None:
     starts = data.val.in_order(None if whole else r.settings.eval_tokens)
     head = len(data.val.in_order(r.settings.eval_tokens))
     parts = [
-        (data.train, data.train.spread(len(starts))),
+        (data.train, data.train.spread(head)),
         (data.val, starts[:head]),
         (data.val, starts[head:]),
     ]
-    bar = tqdm(total=2 * len(starts), desc="evaluating", unit="win", leave=False, disable=None)
+    bar = tqdm(total=head + len(starts), desc="evaluating", unit="win", leave=False, disable=None)
 
     def batches(file: tokens.TokenFile, starts: np.ndarray):
         for first in range(0, len(starts), size):
