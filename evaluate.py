@@ -64,15 +64,22 @@ class Settings:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must lie in 0 to 2^63")
+        if self.temperature < 0:
+            raise UserError(f"temperature is {self.temperature}; it must not be negative")
         if not self.parts() <= {*PARTS, JUDGE}:
-            raise UserError(f"what={self.what}: choose from {','.join(PARTS)}")
+            raise UserError(f"what={self.what}: choose from {','.join((*PARTS, JUDGE))}")
         if self.nearest and "memory" not in self.parts():
             raise UserError("nearest shows what memory finds; add memory to --what")
         if self.compare is not None and self.out_dir is not None:
             raise UserError("give either out_dir or compare")
         if self.compare is not None and not self.compare.strip(", "):
             raise UserError("compare wants run folders with commas between them")
-        if (self.judge_url is None) != (self.judge_model is None):
+        if self.compare is not None and self.leak:
+            raise UserError("leak is about one dataset; give out_dir or dataset, not compare")
+        if Path(self.picture).suffix != ".png":
+            raise UserError(f"picture={self.picture}: name a file that ends in .png")
+        asked = (self.judge_url is not None, self.judge_model is not None, JUDGE in self.parts())
+        if any(asked) and not all(asked):
             raise UserError("the judge needs both judge_url and judge_model")
 
     def parts(self) -> set[str]:
@@ -111,7 +118,6 @@ TEXTS_AT_ONCE = 512  # stories or continuations whose losses are measured in one
 NEAR = 0.7  # a ROUGE-L above it makes a story a copy
 FIRST_SENTENCE = re.compile(r".*?[.!?][\"”’')]*\s+", re.DOTALL)
 SHOWN = 3  # stories that --nearest shows
-REAL = 100  # real stories whose memory is measured, to compare with those told
 
 
 @dataclass(frozen=True)
@@ -165,10 +171,12 @@ def main(argv: list[str]) -> None:
     s = Settings(**given)
     if s.leak:
         return print_leak(s)
+    check_given(s)
     names = run_names(s)
     for name in names:
-        if not (checkpoint.run_folder(name) / s.checkpoint).is_file():
-            raise UserError(f"there is no run with {s.checkpoint} in {name}")
+        for file in (s.checkpoint, "log.csv") if s.compare else (s.checkpoint,):
+            if not (checkpoint.run_folder(name) / file).is_file():
+                raise UserError(f"there is no run with {file} in {name}")
     try:
         results = {name: evaluate(open_subject(s, name)) for name in names}
     except (RuntimeError, MemoryError) as error:
@@ -183,6 +191,18 @@ def main(argv: list[str]) -> None:
                 print(f"\n{name}: {report.closest_stories(match)}")
     if s.compare:
         draw(names, s.picture)
+
+
+def check_given(s: Settings) -> None:
+    """Raises UserError for files and an address that would fail only after minutes of measuring."""
+    prompts.read_pairs(s.pairs or prompts.PAIRS)
+    prompts.read_beginnings(s.beginnings or prompts.BEGINNINGS)
+    if s.judge_url:
+        judge.check_url(s.judge_url)
+    picture = ROOT / Path(s.picture).expanduser()
+    nearest = next(folder for folder in picture.parents if folder.exists())
+    if s.compare and (picture.is_dir() or not nearest.is_dir()):
+        raise UserError(f"picture={s.picture}: no file can be written there")
 
 
 def run_names(s: Settings) -> list[str]:
@@ -259,10 +279,19 @@ def evaluate(subject: Subject) -> dict:
     for part, measure in zip((*PARTS, JUDGE), measures, strict=True):
         if part in s.parts():
             known[part] = measure(subject, {} if s.overwrite else known.get(part, {}))
+            drop_outdated(known)
             in_order = {name: known[name] for name in (*PARTS, JUDGE) if name in known}
             text = json.dumps({"run": subject.about} | in_order, indent=2, ensure_ascii=False)
             checkpoint.write_whole(path, (text + "\n").encode())
     return {"run": subject.about} | {part: known[part] for part in known if part in s.parts()}
+
+
+def drop_outdated(known: dict) -> None:
+    """Remove the parts that are about stories told before those that are kept now."""
+    kept = known.get("generation", {}).get("sha256")
+    for part in ("memory", JUDGE):
+        if part in known and known[part]["asked"]["stories_sha256"] != kept:
+            del known[part]
 
 
 def read_result(path: Path, about: dict) -> dict:
@@ -343,9 +372,9 @@ def validation_file(subject: Subject) -> Iterator[tokens.TokenFile]:
             for batch in batches(own_source(source).stories("val")):
                 file.write(tokenizer.encode_stories(batch).astype("<u2").tobytes())
         count = path.stat().st_size // 2
-        if count <= block_size:
-            raise UserError(f"{source} holds {count} tokens; a window takes {block_size + 1}")
-        yield tokens.TokenFile(path, tokenizer.vocab_size, block_size)
+        if count < 2:
+            raise UserError(f"{source} holds no story")
+        yield tokens.TokenFile(path, tokenizer.vocab_size, min(block_size, count - 1))
 
 
 def stories_in(ids: np.ndarray, end_of_text: int) -> Iterator[np.ndarray]:
@@ -369,18 +398,20 @@ def figures_of(loss: storyteller.Loss) -> dict:
     }
 
 
-def interval_of_mean(losses: list[storyteller.Loss]) -> list[float]:
-    """Where the bits per byte over all such stories lie, with 95 % confidence.
+def interval_of_mean(losses: list[storyteller.Loss]) -> list[float] | None:
+    """Where the bits per byte over all such stories lie, with 95 % confidence; None of one story.
 
     The standard error of a ratio of two sums (Cochran 1977, Sampling Techniques, section 2.11).
     It tells how much the choice of stories matters, not the luck of a training run.
     """
+    n = len(losses)
+    if n < 2:
+        return None
     total = sum(losses, storyteller.Loss())
     text_bytes = max(1, total.bytes)
     ratio = total.total_nats / text_bytes
     squares = sum((loss.total_nats - ratio * loss.bytes) ** 2 for loss in losses)
-    n = len(losses)
-    error = math.sqrt(squares * n / max(1, n - 1)) / text_bytes / math.log(2)
+    error = math.sqrt(squares * n / (n - 1)) / text_bytes / math.log(2)
     return [total.bits_per_byte - 1.96 * error, total.bits_per_byte + 1.96 * error]
 
 
@@ -491,7 +522,7 @@ def tell(subject: Subject, beginnings: list[str]) -> list[Told]:
             subject.hardware,
             beginning,
             s.stories_each,
-            s.max_characters,  # in tokens, of which none stands for less than a byte
+            4 * s.max_characters,  # in tokens: a character has four bytes at most
             sampling,
             s.seed + i,
         )
@@ -528,9 +559,10 @@ def training_words(subject: Subject) -> set[str] | None:
 
 
 def real_stories(subject: Subject, count: int) -> list[str]:
-    """The first validation stories, each without its first sentence and not too long.
+    """The first validation stories, from their second sentence on and not too long.
 
-    That is how much of a story a model writes that was given a beginning.
+    So they are what a model would have written that was given the first; one that has no other
+    sentence is taken whole.
     """
     if subject.data is None:
         return []
@@ -552,11 +584,15 @@ def read_told(folder: Path) -> list[Told]:
 def measure_memory(subject: Subject, known: dict) -> dict:
     """How much of what the model wrote is copied from the training stories."""
     data, told = subject.dataset(), read_told(subject.folder)
-    asked = {"stories_sha256": sha256([subject.folder / STORIES]), "data": data.identity}
+    asked = {
+        "stories_sha256": sha256([subject.folder / STORIES]),
+        "max_characters": subject.settings.max_characters,  # of the real stories
+        "data": data.identity,
+    }
     if known.get("asked") == asked:
         return known
     with tokens_bar(data.train, "memory") as bar:
-        texts = [story.own for story in told] + real_stories(subject, min(REAL, len(told)))
+        texts = [story.own for story in told] + real_stories(subject, len(told))
         matches = memory.nearest(texts, data.folder, subject.tokenizer, bar.update)
     pairs = list(zip(told, matches[: len(told)], strict=True))
     pairs.sort(key=lambda pair: (pair[1].rouge_l, pair[1].copied_words), reverse=True)

@@ -1,19 +1,21 @@
 """Train runs that differ in a few settings, and tell which was best.
 
     python sweep.py config/x.py --n_head=2,4,8 --learning_rate=1e-3,3e-3
-    python sweep.py config/x.py --learning_rate=1e-4..1e-2 --random=20
+    python sweep.py config/x.py --learning_rate=3e-4..1e-2 --random=20
     python sweep.py config/x.py --vocab_size=512,2048 --minutes_each=5
 
 It takes all settings of train.py and prepare.py (see their --help), each with
-one value or several. Every combination is a run. With --random=N there are N
-runs, and a setting may be a range, drawn from evenly on a logarithmic scale.
+one value or several. Every combination is a run. With --random=N up to N are
+drawn, and a setting may be a range, drawn from evenly on a logarithmic scale;
+equal draws are one run.
 
 Settings of prepare.py change those that the run's dataset was prepared with or,
-beside --source, prepare.py's defaults. What is missing is prepared.
+beside --source, prepare.py's defaults; datasets so changed are prepared.
 
 out/sweeps/NAME/ holds results.csv, a picture for each swept setting, and the
 runs. The same command goes on with a sweep that was stopped: finished runs are
-kept, half-done ones resumed, failed ones tried again.
+kept, half-done ones resumed, failed ones tried again. Table and pictures show
+the runs that the command asks for.
 """
 
 import csv
@@ -170,12 +172,17 @@ def draw(low: float, high: float, chance: random.Random) -> float:
 
 def plan(given: dict, swept: list[str], s: Settings, folder: Path, dataset: str) -> list[Run]:
     """The runs of a sweep, each once; `dataset` serves where the command line names none."""
-    runs = {}
+    runs, datasets = {}, {}
     for values in combinations(given, s):
         own = {name: values[name] for name in swept}
         data = dataset_settings(values, values.get("dataset", dataset))
         training = {name: value for name, value in values.items() if name not in DATA}
         training["dataset"] = (data or values).get("dataset", dataset)
+        if datasets.setdefault(training["dataset"], data) != data:
+            raise UserError(
+                f"different stories would share the dataset {training['dataset']}, which is named "
+                "after their file; rename one, or sweep prepared ones with --dataset"
+            )
         path = folder / label(own)
         if runs.setdefault(path, Run(path, own, training, data)).swept != own:
             raise UserError(f"two runs would share the folder {path}; choose clearer names")
@@ -254,11 +261,14 @@ class Child:
         self.bar = bar  # shows the script's last line
         self.process = None
         self.signal = 0  # the first that came
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.hand_on)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last comes when a terminal is closed
+            if number := getattr(signal, name, None):
+                signal.signal(number, self.hand_on)
 
     def hand_on(self, number: int, _frame=None) -> None:
         self.signal = self.signal or number
+        if number not in (signal.SIGINT, signal.SIGTERM):  # train.py would just die of it
+            number = signal.SIGTERM
         if self.process and os.name == "posix":  # on Windows, Ctrl-C reaches the script by itself
             self.process.send_signal(number)
 
@@ -351,7 +361,8 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path} is damaged; delete it and start again") from None
+        again = "start over with --overwrite=True" if path.name == "sweep.json" else "delete it"
+        raise UserError(f"{path} is damaged; {again}") from None
 
 
 def row_of(r: Run, **outcome) -> dict:
@@ -428,6 +439,7 @@ def work(runs: list[Run], configs: list[str], folder: Path, swept: list[str]) ->
             say(f"{len(rows)}/{len(runs)} {r.folder.name}: {in_words(row)}")
             bar.update()
     if rows:
+        write_results(folder / "results.csv", rows, swept)
         say(f"\n{table(rows, swept)}\n")
         for name in swept:
             figures.draw_sweep(rows, name, folder / f"{name}.png")
@@ -436,9 +448,15 @@ def work(runs: list[Run], configs: list[str], folder: Path, swept: list[str]) ->
     return child.signal
 
 
+def go_on(argv: list[str]) -> str:
+    """The command that goes on with a sweep; --overwrite would delete it."""
+    kept = [word for word in argv if not word.startswith("--overwrite=")]
+    return f"python sweep.py {shlex.join(kept)}"
+
+
 def main(argv: list[str]) -> None:
     s, configs, given = read(argv)
-    in_files, _ = parse(train.Settings, configs)
+    in_files, docs = parse(train.Settings, configs)
     if "eval_only" in in_files | given:
         raise UserError("eval_only has no place in a sweep, which trains")
     swept = [name for name, values in given.items() if len(values) > 1]
@@ -448,10 +466,14 @@ def main(argv: list[str]) -> None:
     name = s.name or "_".join([*(Path(config).stem for config in configs), *swept])
     folder = checkpoint.run_folder(s.out_dir) / name
     runs = plan(given, swept, s, folder, fixed.get("dataset", train.Settings.dataset))
+    for r in runs:
+        dataset = tokens.dataset_folder(r.training["dataset"])
+        if not (r.data or (dataset / "train.bin").is_file()):
+            raise UserError(train.not_prepared(dataset, docs))
     open_sweep(folder, fixed, s.overwrite)
     number = work(runs, configs, folder, swept)
     if number:
-        say(f"stopped; go on with: python sweep.py {shlex.join(argv)}")
+        say(f"stopped; go on with: {go_on(argv)}")
         sys.exit(128 + number)
 
 

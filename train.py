@@ -203,15 +203,15 @@ def learning_rate(s: Settings, step: int, share: float) -> float:
 
     Args:
         step: steps finished before this one.
-        share: of the max_minutes that are spent; takes the steps' place where there is a budget.
+        share: of max_minutes that is spent, 0 where there is no budget; of it and the share of
+            the steps, the larger counts, so that the rate is low whichever ends the run.
     """
     if not s.decay_lr:
         return s.learning_rate * min(1.0, (step + 1) / (s.warmup_iters + 1))
     if step < s.warmup_iters:
         return s.learning_rate * (step + 1) / (s.warmup_iters + 1)
-    if s.max_minutes is None:
-        last = s.max_iters if s.lr_decay_iters is None else s.lr_decay_iters
-        share = (step - s.warmup_iters) / max(1, last - s.warmup_iters)
+    last = s.max_iters if s.lr_decay_iters is None else s.lr_decay_iters
+    share = max(share, (step - s.warmup_iters) / max(1, last - s.warmup_iters))
     return s.min_lr + (s.learning_rate - s.min_lr) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
@@ -280,6 +280,14 @@ def begin(given: dict) -> tuple[Settings, dict | None]:
     return settings, saved
 
 
+def not_prepared(folder: Path, docs: list[str]) -> str:
+    """What to say of a dataset that is not there: the command stands in the config's docstring."""
+    lines = [line.strip() for doc in docs for line in doc.splitlines()]
+    commands = [line[line.index("python prepare.py") :] for line in lines if "prepare.py" in line]
+    command = commands[-1] if commands else "python prepare.py (--help shows how)"
+    return f"{folder} is not there; prepare it: {command}"
+
+
 def open_data(s: Settings, docs: list[str], saved: dict | None) -> tuple[tokens.Dataset, Tokenizer]:
     """The dataset and its tokenizer.
 
@@ -289,12 +297,7 @@ def open_data(s: Settings, docs: list[str], saved: dict | None) -> tuple[tokens.
     try:
         data = tokens.open_dataset(s.dataset, s.block_size)
     except FileNotFoundError as missing:
-        lines = [line.strip() for doc in docs for line in doc.splitlines()]
-        commands = [
-            line[line.index("python prepare.py") :] for line in lines if "prepare.py" in line
-        ]
-        command = commands[-1] if commands else "python prepare.py (--help shows how)"
-        raise UserError(f"{missing.args[0]} is not there; prepare it: {command}") from None
+        raise UserError(not_prepared(missing.args[0], docs)) from None
     tokenizer = Tokenizer.load(data.folder / "tokenizer.json") if data.meta else gpt2()
     if not data.meta:
         say(f"{data.folder} has no meta.json: its ids are taken for GPT-2's")

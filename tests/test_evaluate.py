@@ -152,6 +152,15 @@ def test_a_story_known_by_heart_costs_nothing(cat, tmp_path, table):
     assert "0.0000-0.0000" in out
 
 
+def test_a_story_shorter_than_a_window_has_a_loss_and_no_interval(cat, tmp_path, table):
+    (tmp_path / "short.jsonl").write_text('"Once there"', encoding="utf-8")
+    out = table(f"--out_dir={cat}", f"--val_source={tmp_path / 'short.jsonl'}", "--what=loss")
+    whole, by_story = (result_in(cat)["loss"][part] for part in ("whole", "by_story"))
+    assert whole["tokens"] == len("Once there")  # without the first, with end of text
+    assert by_story["bits_per_byte_95"] is None
+    assert "n/a" in next(line for line in out.splitlines() if "95 % interval" in line)
+
+
 def test_the_interval_is_that_of_a_mean_where_stories_are_equally_long():
     bits = [3.0, 5.0, 4.0, 8.0]
     losses = [storyteller.Loss(b * 10 * math.log(2), 1, 10) for b in bits]
@@ -360,6 +369,12 @@ def test_other_settings_are_measured_anew_and_other_parts_stay(cat, table):
     assert result["pairs"]["all"]["count"] == 3
 
 
+def test_what_is_known_of_stories_that_are_gone_does_not_stay(cat, table):
+    table(f"--out_dir={cat}", "--what=memory")
+    table(f"--out_dir={cat}", "--what=generation", "--stories_each=3")
+    assert "memory" not in result_in(cat)
+
+
 def test_nothing_that_is_known_of_another_model_stays(cat, reciter, table):
     table(f"--out_dir={cat}", "--what=pairs")
     other = reciter(b"Once there was a cow.", name="cow")
@@ -400,6 +415,12 @@ def test_more_runs_than_the_screen_takes_stand_below_each_other():
     assert "4" in lines[-1]
 
 
+def test_a_row_that_all_columns_beside_each_other_lack_is_left_out():
+    columns = [{"Run": {"steps": "1"}}] * 3 + [{"Told": {"stories": "2"}}]
+    below = report.table(["a", "b", "c", "d"], columns).split("\n\n")[1]
+    assert [line.split() for line in below.splitlines()] == [["d"], ["Told"], ["stories", "2"]]
+
+
 # Mistakes ----------------------------------------------------------------------------------
 
 
@@ -412,6 +433,11 @@ def test_more_runs_than_the_screen_takes_stand_below_each_other():
         (["--compare=,"], "folders with commas between"),
         (["--stories_each=0"], "at least 1"),
         (["--judge_url=http://x"], "judge_model"),
+        (["--what=judge"], "judge_url"),
+        (["--judge_url=http://[x/v1", "--judge_model=m"], "no endpoint's URL"),
+        (["--temperature=-1"], "must not be negative"),
+        (["--picture=x.txt"], "ends in .png"),
+        (["--compare=a", "--leak=True"], "not compare"),
         (["--nearest=True", "--what=loss"], "memory"),
         (["--dataset=nothing", "--leak=True"], "there is no dataset nothing"),
     ],
@@ -437,10 +463,13 @@ def test_data_prepared_anew_in_other_tokens_is_not_the_one_trained_on(cat, datas
         table(f"--out_dir={cat}", "--what=memory")
 
 
-def test_stories_shorter_than_a_window_are_refused(cat, tmp_path, table):
-    (tmp_path / "short.jsonl").write_text('"A cat."\n"A dog."', encoding="utf-8")
-    with pytest.raises(UserError, match="holds 14 tokens; a window takes 65"):
-        table(f"--out_dir={cat}", f"--val_source={tmp_path / 'short.jsonl'}", "--what=loss")
+def test_the_files_of_a_comparison_are_looked_at_first(trained, tmp_path, table):
+    shutil.copytree(trained, tmp_path / "bare")
+    (tmp_path / "bare" / "log.csv").unlink()
+    with pytest.raises(UserError, match="no run with log"):
+        table(f"--compare={trained},{tmp_path / 'bare'}")
+    with pytest.raises(UserError, match="no file can be written"):
+        table(f"--compare={trained}", f"--picture={trained / 'best.pt' / 'x.png'}")
 
 
 def test_the_command_itself():

@@ -280,14 +280,23 @@ def test_a_sweep_shows_every_run_and_the_best_at_each_value(tmp_path, drawn):
     assert pixels(tmp_path / "n_head.png", figures.BLUE) > 30
 
 
-def test_values_that_span_more_than_a_factor_of_ten_are_drawn_on_a_logarithmic_scale(
-    tmp_path, drawn
-):
+def test_values_that_span_a_factor_of_ten_or_more_are_drawn_on_a_logarithmic_scale(tmp_path, drawn):
     rows = sweep("learning_rate", **{"3e-4": [0.8], "1e-3": [0.7], "1e-2": [0.9]})
     figures.draw_sweep(rows, "learning_rate", tmp_path / "rate.png")
     axes = drawn[0].axes[0]
     assert axes.get_xscale() == "log"
     assert labels(axes) == ["0.0003", "0.001", "0.01"]
+
+
+def test_rates_of_a_factor_of_ten_are_logarithmic_too(tmp_path, drawn):
+    figures.draw_sweep(sweep("r", **{"1e-4": [0.8], "1e-3": [0.7]}), "r", tmp_path / "rate.png")
+    assert drawn[0].axes[0].get_xscale() == "log"
+
+
+def test_numbers_beside_none_stand_in_their_order(tmp_path, drawn):
+    rows = sweep("n", **{"1000": [0.7], "None": [0.6], "100": [0.9]})
+    figures.draw_sweep(rows, "n", tmp_path / "n.png")
+    assert labels(drawn[0].axes[0]) == ["100", "1000", "None"]
 
 
 def test_values_that_lie_close_share_a_label(tmp_path, drawn):
@@ -298,7 +307,7 @@ def test_values_that_lie_close_share_a_label(tmp_path, drawn):
     assert labels(drawn[0].axes[0]) == shown
 
 
-@pytest.mark.parametrize("values", [["gelu", "relu"], ["None", "50"], [True, False]])
+@pytest.mark.parametrize("values", [["gelu", "relu"], ["50", "None"], [True, False]])
 def test_values_that_are_not_all_numbers_are_categories(tmp_path, drawn, values):
     rows = [{"what": value, "val_bits_per_byte": 0.5 + i} for i, value in enumerate(values)]
     figures.draw_sweep(rows, "what", tmp_path / "what.png")

@@ -250,7 +250,9 @@ def test_a_refused_key_ends_it_at_once(server, grade, status):
     [
         ("localhost:8000/v1", "'localhost:8000/v1' is no endpoint's URL"),
         ("http://127.0.0.1:1/v1", "cannot reach http://127.0.0.1:1/v1/chat/completions"),
-        ("http://127.0.0.1:port/v1", "cannot reach http://127.0.0.1:port/v1/chat/completions"),
+        ("http://127.0.0.1:port/v1", "is no endpoint's URL"),
+        ("http://[x/v1", "is no endpoint's URL"),
+        ("http://localhost:8000/vü", "is no endpoint's URL"),
         ("{server}/v2", "/v2/chat/completions does not answer; check URL and model (404"),
     ],
 )
@@ -259,6 +261,20 @@ def test_a_wrong_url_is_said_at_once(server, grade, url, message):
         grade(*numbered(5), url=url.format(server=server.url))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["“secret”", "secret\nsecret"])
+def test_a_key_that_is_none_is_said_without_showing_it(server, grade, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds") as refused:
+        grade()
+    assert "secret" not in str(refused.value)
+
+
+def test_an_answer_that_is_no_text_is_a_failure_and_not_kept(server, grade, tmp_path):
+    server.always = 'RAW {"choices": [{"message": {"content": [{"text": "8"}]}}]}'
+    assert "an answer that is no text" in grade().reason
+    assert (tmp_path / "judgements.jsonl").read_text() == ""
 
 
 def test_a_page_for_people_is_no_endpoint(server, grade):

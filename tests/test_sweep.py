@@ -185,6 +185,11 @@ def test_minutes_each_bound_the_training_of_a_run():
     assert planned("--seed=1,2", "--minutes_each=1.5")[0].training["max_minutes"] == 1.5
 
 
+def test_the_command_to_go_on_with_does_not_delete_what_is_there():
+    argv = ["--seed=1,2", "--overwrite=True", "--name=my sweep"]
+    assert sweep.go_on(argv) == "python sweep.py --seed=1,2 '--name=my sweep'"
+
+
 def test_random_draws_some_of_the_combinations_the_same_each_time():
     argv = ("--n_head=1,2,3,4,5", "--n_layer=1,2,3,4,5")
     some = drawn(*argv, "--random=7")
@@ -248,6 +253,11 @@ def test_with_a_source_datasets_are_named_as_prepare_names_them():
     ]
 
 
+def test_sources_of_one_name_are_told_apart_or_refused():
+    with pytest.raises(UserError, match="would share the dataset tales"):
+        planned("--source=a/tales.txt,b/tales.txt")
+
+
 def test_prepare_understands_what_it_is_told(dataset):
     run = planned("--max_stories=100,200", dataset=dataset)[0]
     told, _ = parse(prepare.Settings, [f"--{name}={value}" for name, value in run.data.items()])
@@ -262,6 +272,12 @@ def test_datasets_with_different_validation_stories_are_refused(dataset, tmp_pat
     with pytest.raises(UserError, match="hold different validation stories"):
         sweep.check_validation({str(dataset), str(other)})
     sweep.check_validation({str(dataset), "not/there"})
+
+
+def test_a_dataset_that_is_not_there_is_said_before_any_run(tmp_path):
+    said = refusal("config/storybook_1m.py", "--dataset=no", "--seed=1,2", f"--out_dir={tmp_path}")
+    assert "no is not there; prepare it: python prepare.py --source=storybook" in said
+    assert not list(tmp_path.iterdir())
 
 
 # Mistakes -------------------------------------------------------------------------------------
@@ -303,10 +319,11 @@ def test_a_mistake_is_answered_in_one_line(argv, tmp_path):
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+def test_a_folder_that_holds_something_else_is_left_alone(dataset, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("Dear hen")
-    argv = (f"--out_dir={tmp_path}", "--name=mine", "--seed=1,2", "--overwrite=True")
+    where = (f"--dataset={dataset}", f"--out_dir={tmp_path}", "--name=mine")
+    argv = (*where, "--seed=1,2", "--overwrite=True")
     assert (
         refusal(*argv) == f"{tmp_path / 'mine'} is there and holds no sweep; choose another --name"
     )

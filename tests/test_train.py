@@ -119,6 +119,12 @@ def test_a_budget_of_minutes_takes_the_place_of_the_steps_in_the_schedule():
     assert train.learning_rate(s, 10, 1.0) == pytest.approx(0.0)
 
 
+def test_steps_that_end_before_the_minutes_end_at_the_lowest_rate_too():
+    s = train.Settings(learning_rate=1.0, min_lr=0.0, warmup_iters=0, max_minutes=5, max_iters=100)
+    assert train.learning_rate(s, 50, 0.1) == pytest.approx(0.5)
+    assert train.learning_rate(s, 100, 0.2) == pytest.approx(0.0)
+
+
 def test_a_budget_of_minutes_ends_evaluated_and_saved_and_a_resume_does_not_renew_it(
     dataset, tmp_path
 ):

@@ -139,8 +139,8 @@ def draw_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
     Args:
         rows: runs, as a row of a table each: the settings and val_bits_per_byte, as numbers or as
             text. A run without a finite result has failed; a cross marks it at the top.
-        setting: the column to draw against, on a logarithmic scale where its values span more
-            than a factor of ten, as categories where they are not all numbers.
+        setting: the column to draw against, on a logarithmic scale where its values span a factor
+            of ten or more, as categories, numbers first, where they are not all numbers.
     """
     values = [row.get(setting) for row in rows]
     bits = np.array([_number(row.get("val_bits_per_byte")) for row in rows], dtype=float)
@@ -151,7 +151,8 @@ def draw_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
             x = numbers
             _value_axis(axes, x, labels=14)
         else:
-            categories = list(dict.fromkeys(map(str, values)))
+            order = np.argsort(np.where(np.isfinite(numbers), numbers, math.inf), kind="stable")
+            categories = list(dict.fromkeys(str(values[i]) for i in order))
             x = np.array([categories.index(str(value)) for value in values], dtype=float)
             slanted = {"rotation": 20, "ha": "right"} if sum(map(len, categories)) > 70 else {}
             axes.set_xticks(range(len(categories)), categories, **slanted)
@@ -240,7 +241,7 @@ def curve(
     points: dict[float, float],
     extra: dict[str, tuple[float, float]] | None = None,
 ) -> None:
-    """A rising curve of y against x; x is logarithmic where it spans more than a factor of ten.
+    """A rising curve of y against x; x is logarithmic where it spans a factor of ten or more.
 
     Args:
         units: of x and y.
@@ -251,7 +252,7 @@ def curve(
     for label, place in (extra or {}).items():
         axes.plot(*place, "D", color=VERMILLION, label=label)
         axes.legend(loc="lower right")
-    _value_axis(axes, np.append(x, [place[0] for place in (extra or {}).values()]), labels=7)
+    _value_axis(axes, x, labels=7)
     axes.set_ylim(bottom=0)
     axes.set_title(title)
     axes.set_xlabel(units[0])
@@ -379,21 +380,24 @@ def _log_scale(axes: Axes, ticks: int = 8) -> None:
     low, high = axes.get_ylim()
     if high < 10 * low:  # powers of ten would be too few ticks
         axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=ROUND))
-    else:
+    elif high < 100 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(numticks=ticks))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _value_axis(axes: Axes, values: np.ndarray, labels: int) -> None:
-    """An x-axis for the values of a setting, logarithmic where they span more than a factor of ten.
+    """An x-axis for the values of a setting, logarithmic where they span a factor of ten or more.
 
     Its ticks are the values themselves, if there are no more than `labels` of them, which is as
     many as find room side by side; of values that lie too close, the first.
     """
     different = places = np.unique(values)
-    if len(different) > 1 and different[0] > 0 and different[-1] > 10 * different[0]:
-        axes.set_xscale("log")
+    if len(different) > 1 and different[0] > 0 and different[-1] > 9.99 * different[0]:
+        axes.set_xscale("log")  # 1e-3 is not quite ten times 1e-4 to a computer
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         places = np.log(different)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _exact(x)))

@@ -12,6 +12,7 @@ import random
 import re
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, InvalidURL
+from http.client import HTTPException
 from pathlib import Path
 
 from tqdm import tqdm
@@ -155,6 +156,17 @@ def summary(answers: Iterable[str | None], reason: str | None) -> Grades:
     )
 
 
+def check_url(url: str) -> None:
+    """Raises UserError for what cannot be the URL of an endpoint."""
+    try:
+        found = urllib.parse.urlsplit(url)
+        valid = found.scheme in ("http", "https") and found.hostname and found.port != 0
+    except ValueError:  # a bracket left open, a port that is no number
+        valid = False
+    if not valid or not re.fullmatch("[!-~]+", url):
+        raise UserError(f"{url!r} is no endpoint's URL; it looks like http://localhost:8000/v1")
+
+
 class Answers:
     """A model's answers, by prompt, in a file of JSON lines that only grows."""
 
@@ -166,7 +178,8 @@ class Answers:
         for line in old.splitlines():
             try:
                 row = json.loads(line)
-                self.answers[row["key"]] = row["answer"]
+                if isinstance(row["answer"], str):
+                    self.answers[row["key"]] = row["answer"]
             except (ValueError, KeyError, TypeError):
                 continue  # cut short by a crash: the question is asked again
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,10 +219,11 @@ class Judge:
     def __init__(self, url: str, model: str, waits: Sequence[float]):
         self.model, self.waits = model, waits
         self.endpoint = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        if not re.fullmatch(r"https?://[^/\s]\S*", url):
-            raise UserError(f"{url!r} is no endpoint's URL; it looks like http://localhost:8000/v1")
+        check_url(url)
         self.headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY, "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UserError(f"{KEY} holds blanks or letters that no key has; copy it again")
             self.headers["Authorization"] = f"Bearer {key}"
         self.reached = False  # whether anyone has ever answered
         self.stopped = threading.Event()  # once set, nothing is asked again
@@ -243,11 +257,14 @@ class Judge:
         if status != 200:
             raise self._refusal(status, retry_after, text)
         try:
-            return json.loads(text)["choices"][0]["message"]["content"] or ""
+            content = json.loads(text)["choices"][0]["message"]["content"] or ""
         except ValueError:
             raise UserError(f"{self.endpoint} does not answer in JSON; check the URL") from None
         except (LookupError, TypeError):
             raise Failure(f"an answer without a message: {_start(text)}") from None
+        if not isinstance(content, str):
+            raise Failure(f"an answer that is no text: {_start(text)}", wait=None)
+        return content
 
     def _silence(self, error: Exception) -> Exception:
         """What it means that no answer came, not even a bad one."""
@@ -255,7 +272,7 @@ class Judge:
         told = " ".join(f"{type(reason).__name__}: {reason}".split())
         broken_off = (ConnectionResetError, BrokenPipeError, TimeoutError, HTTPException)
         somebody_is_there = self.reached or isinstance(reason, broken_off)
-        if isinstance(reason, InvalidURL) or not somebody_is_there:
+        if not somebody_is_there:
             return UserError(f"cannot reach {self.endpoint} ({told}); check the URL")
         return Failure(told)
 

@@ -66,7 +66,7 @@ def loss_cells(loss: dict) -> Column:
             "bits per byte": f"{part['bits_per_byte']:.4f}",
         }
 
-    low, high = loss["by_story"]["bits_per_byte_95"]
+    interval = loss["by_story"]["bits_per_byte_95"]
     return {
         "Validation text": {
             "sha256 of the file": loss["asked"]["sha256"][:12],
@@ -75,7 +75,7 @@ def loss_cells(loss: dict) -> Column:
         },
         "Loss, all in one": rows(loss["whole"]),
         "Loss, each story by itself": rows(loss["by_story"])
-        | {"95 % interval": f"{low:.4f}-{high:.4f}"},
+        | {"95 % interval": "{:.4f}-{:.4f}".format(*interval) if interval else "n/a"},
     }
 
 
@@ -147,7 +147,7 @@ def percent(value: dict | float | None) -> str:
     if isinstance(value, float):
         return f"{100 * value:.2f} %"
     low, middle, high = (100 * value[name] for name in ("low", "share", "high"))
-    return f"{middle:.1f} % [{low:.0f}-{high:.0f}]"
+    return f"{'100' if middle == 100 else f'{middle:.1f}'} % [{low:.0f}-{high:.0f}]"
 
 
 # The screen ---------------------------------------------------------------------------------
@@ -156,19 +156,20 @@ def percent(value: dict | float | None) -> str:
 def table(names: list[str], columns: list[Column]) -> str:
     """The columns side by side, as many at a time as the screen takes."""
     names = [name if len(name) <= NAME else "..." + name[3 - NAME :] for name in names]
-    labels = {}
-    for column in columns:
-        for section, rows in column.items():
-            labels.setdefault(section, {}).update(rows)
     width = max(CELL, *(len(name) + 2 for name in names))
     beside = (SCREEN - LABEL) // width
     lines = []
     for first in range(0, len(names), beside):
+        shown = columns[first : first + beside]
+        labels = {}  # of these columns, by section
+        for column in shown:
+            for section, rows in column.items():
+                labels.setdefault(section, {}).update(rows)
         lines += ["", " " * LABEL + "".join(n.rjust(width) for n in names[first : first + beside])]
         for section, rows in labels.items():
             lines.append(section[:SCREEN])
             for label in rows:
-                cells = (c.get(section, {}).get(label, "") for c in columns[first : first + beside])
+                cells = (column.get(section, {}).get(label, "") for column in shown)
                 lines.append(
                     f"  {label:{LABEL - 3}.{LABEL - 3}} "
                     + "".join(cell.rjust(width) for cell in cells)
