@@ -261,9 +261,12 @@ class Child:
         self.bar = bar  # shows the script's last line
         self.process = None
         self.signal = 0  # the first that came
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last comes when a terminal is closed
-            if number := getattr(signal, name, None):
-                signal.signal(number, self.hand_on)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)  # comes when a terminal is closed
+        if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # as nohup has it
+            numbers.append(hangup)
+        for number in numbers:
+            signal.signal(number, self.hand_on)
 
     def hand_on(self, number: int, _frame=None) -> None:
         self.signal = self.signal or number
