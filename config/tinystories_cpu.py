@@ -4,8 +4,8 @@ The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_cpu.py
 
 On two cores without bfloat16 it reached 0.928 bits per byte, where nanoGPT in the CPU shape of its
-README reached 1.316 (docs/findings.md, which tells how these settings were found). Short windows and
-small steps are for minutes; for hours take longer and larger ones, and more layers.
+README reached 1.316; docs/findings.md tells how these settings were found. Short windows and small
+steps are for minutes: for hours take longer and larger ones, and more layers.
 """
 
 out_dir = "out/tinystories_cpu"
