@@ -294,12 +294,17 @@ def measure_train(s: Settings, hardware: device.Hardware, table: Table, folder: 
         memory = ours("peak_bytes") / 1e9
         peer_memory = theirs("peak_bytes") / 1e9 if theirs else None
         flops_per_token = ours("flops_per_token")
+        works = {"losses": lambda: ours("losses"), "evaluation": lambda: ours("evaluation")}
+        in_turns(works, 1)
+        evaluations = in_turns(works, s.repeats)
     count = steps * s.batch_size * s.block_size
     speed = {name: [count / seconds for seconds in turn] for name, turn in turns.items()}
     flops = [tokens * flops_per_token for tokens in speed["loop"]]
     table.add("training, tokens/s", speed["loop"])
     table.add("training, ms/step", [1e3 * seconds / steps for seconds in turns["loop"]])
     table.add("training, overhead of the loop, %", overhead)
+    share = evaluation_share(evaluations, count, statistics.median(speed["loop"]))
+    table.add("evaluation and story, % of the time", share)
     table.add("matrix products, TFLOP/s", [1e-12 * value for value in ceiling])
     table.add("training, % of those (MFU)", [100 * f / statistics.median(ceiling) for f in flops])
     if peak := hardware.peak_flops():
@@ -312,6 +317,24 @@ def measure_train(s: Settings, hardware: device.Hardware, table: Table, folder: 
         table.add_ratio("training memory, ours/nanoGPT", [memory], [peer_memory])
 
 
+def evaluation_share(turns: dict[str, list[float]], count: int, speed: float) -> list[float]:
+    """The share of a training's time, in %, that evaluations take at train.py's default settings.
+
+    Args:
+        turns: the seconds of "losses" over `count` tokens of training and of validation, and of an
+            "evaluation": those losses, a story, the saving and the drawing.
+        speed: of training, tokens/s.
+    """
+    default = train.Settings()
+    windows = default.eval_interval * default.gradient_accumulation_steps * default.batch_size
+    training = windows * default.block_size / speed
+    seconds = [
+        losses * default.eval_tokens / count + max(0.0, evaluation - losses)
+        for losses, evaluation in zip(turns["losses"], turns["evaluation"], strict=False)
+    ]
+    return [100 * second / (second + training) for second in seconds]
+
+
 def our_training(s: Settings, folder: Path, steps: int) -> dict[str, Callable]:
     """Works of training with train.py, so many steps a turn."""
     names = "block_size n_layer n_head n_embd dropout batch_size device dtype compile".split()
@@ -321,6 +344,7 @@ def our_training(s: Settings, folder: Path, steps: int) -> dict[str, Callable]:
         out_dir=str(folder / "run"),
         gradient_accumulation_steps=1,
         eval_interval=10**9,
+        eval_tokens=steps * s.batch_size * s.block_size,
     )
     with quietly():
         r = train.set_up(settings, [], None)
@@ -349,9 +373,22 @@ def our_training(s: Settings, folder: Path, steps: int) -> dict[str, Callable]:
             r.scaler.step(r.optimizer)
             r.scaler.update()
 
+    def losses() -> None:
+        """What an evaluation measures, on eval_tokens."""
+        with quietly():
+            train.evaluate(r, whole=False)
+
+    def evaluation() -> None:
+        """The same, with the story that is told, the saving and the drawing."""
+        with quietly():
+            train.evaluate_and_save(r, whole=False)
+        r.progress.evaluated = 10**9
+
     return {
         "loop": lambda: timed(loop, where),
         "bare": lambda: timed(bare, where),
+        "losses": lambda: timed(losses, where),
+        "evaluation": lambda: timed(evaluation, where),
         "matrix_flops": lambda: matrix_flops(r.hardware),
         "flops_per_token": r.network.flops_per_token,
         "peak_bytes": lambda: peak_bytes(where),
@@ -364,7 +401,7 @@ def make_dataset(s: Settings, folder: Path) -> None:
     made_up_tokenizer(s.vocab_size).save(folder / "tokenizer.json")
     random = np.random.default_rng(0)
     splits = {}
-    for split, windows in (("train", 1000), ("val", 1)):
+    for split, windows in (("train", 1000), ("val", 1000)):
         ids = random.integers(s.vocab_size - 1, size=windows * s.block_size + 1, dtype=np.uint16)
         with tokens.SplitWriter(folder / f"{split}.bin") as writer:
             writer.write(ids, stories=1, text_bytes=4 * len(ids))
@@ -492,6 +529,7 @@ def our_telling(s: Settings) -> dict[str, Callable]:
     hardware = device.choose(s.device, s.dtype)
     shape = (s.block_size, s.n_layer, s.n_head, s.n_embd)
     model = GPT(GPTConfig(s.vocab_size, *shape)).to(hardware.device).eval()
+    model = storyteller.for_telling(model, hardware)
     words = made_up_tokenizer(s.vocab_size)
 
     def tell(count: int, new_tokens: int) -> None:

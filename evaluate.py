@@ -512,7 +512,8 @@ def about_words(stories: list[list[str]], known_words: set[str] | None) -> dict:
 
 def tell(subject: Subject, beginnings: list[str]) -> list[Told]:
     """Tell stories to each of the beginnings, one batch a beginning."""
-    s, model = subject.settings, subject.model.eval()
+    s = subject.settings
+    model = storyteller.for_telling(subject.model.eval(), subject.hardware)
     sampling = storyteller.Sampling(s.temperature)
     result = []
     for i, beginning in enumerate(progress(beginnings, "telling")):

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     folder = checkpoint.run_folder(out_dir)
     model, tokenizer, _ = checkpoint.load_model(folder, s.checkpoint)
     hardware = device.choose(s.device, s.dtype)
-    model.to(hardware.device)
+    model = storyteller.for_telling(model.to(hardware.device), hardware)
     note(f"{s.checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
     for reason in hardware.reasons:
         note(reason)

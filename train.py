@@ -482,8 +482,9 @@ def evaluate_and_save(r: Run, whole: bool) -> None:
         return
     s, p = r.settings, r.progress
     r.network.eval()
+    teller = storyteller.for_telling(r.network, r.hardware)
     told = storyteller.tell(
-        r.network, r.tokenizer, r.hardware, max_new_tokens=s.block_size, seed=s.seed + p.step
+        teller, r.tokenizer, r.hardware, max_new_tokens=s.block_size, seed=s.seed + p.step
     )
     story = storyteller.tell_whole(told, beginning="", count=1)[0].text
     r.network.train()

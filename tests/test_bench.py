@@ -6,6 +6,9 @@ import os
 import pytest
 from conftest import ROOT, command, complaint
 
+import bench
+import train
+
 TINY = (
     "--vocab_size=300 --n_layer=1 --n_head=2 --n_embd=32 --block_size=16 --batch_size=2 "
     "--new_tokens=4 --repeats=2 --device=cpu --dtype=float32"
@@ -60,10 +63,19 @@ def test_every_row_of_the_table_stands_in_the_file(measured):
     results = json.loads(output.read_text())["results"]
     for name in ("training, tokens/s", "training, peak memory, GB", "train.py --help, s"):
         assert results[name]["min"] <= results[name]["median"] <= results[name]["max"]
+    assert 0 < results["evaluation and story, % of the time"]["median"] < 100
     for name in results:
         assert f"\n{name} " in printed
     for count in (1, 8, 64):
         assert results[f"telling {count} at once, tokens/s"]["runs"] == 2
+
+
+def test_evaluations_are_weighed_at_the_default_settings():
+    default = train.Settings()
+    interval = default.batch_size * default.gradient_accumulation_steps * default.block_size * 250
+    turns = {"losses": [2.0, 2.0], "evaluation": [2.5, 3.0]}
+    share = bench.evaluation_share(turns, default.eval_tokens // 2, speed=interval / 95.0)
+    assert share == pytest.approx([100 * 4.5 / 99.5, 5.0])
 
 
 def test_a_peer_is_measured_in_turns_and_each_turn_gives_a_ratio(measured):

@@ -52,7 +52,7 @@ def real_run(tmp_path_factory):
     )
     command(
         *("train.py", f"--dataset={base / 'data'}", f"--out_dir={base / 'run'}"),
-        *"--n_layer=2 --n_head=4 --n_embd=256 --block_size=128 --batch_size=28".split(),
+        *"--n_layer=2 --n_head=4 --n_embd=192 --block_size=32 --batch_size=80".split(),
         *"--gradient_accumulation_steps=1 --learning_rate=2e-3 --warmup_iters=20".split(),
         *"--max_iters=200 --eval_interval=200 --eval_tokens=20000 --device=cpu".split(),
     )

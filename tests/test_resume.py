@@ -78,7 +78,8 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     dataset, tmp_path, monkeypatch, dtype
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums over threads keep their order too
-    options = (f"--dataset={dataset}", *SMALL, f"--dtype={dtype}", "--max_iters=20")
+    options = (f"--dataset={dataset}", *SMALL, f"--dtype={dtype}")
+    options += ("--max_iters=20", "--eval_interval=10")
     command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
     process = start(*options, f"--out_dir={folder}")

@@ -374,17 +374,21 @@ def test_telling_leaves_the_model_in_the_mode_it_was_in(run):
         assert model.training is training
 
 
-def test_telling_in_bfloat16_leaves_the_weights_alone_and_hardly_changes_what_comes_next(run):
+@pytest.mark.parametrize(("dtype", "alike"), [("float32", 64), ("bfloat16", 33)])
+def test_a_model_made_ready_for_telling_is_a_copy_that_tells_the_same(run, dtype, alike):
     model, tokenizer, _ = checkpoint.load_model(run)
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
-    half = device.choose("cpu", "bfloat16")
-    told = storyteller.tell(model, tokenizer, half, max_new_tokens=8, count=64, seed=3)
-    in_half = storyteller.tell_whole(told, "", 64)
-    told = storyteller.tell(model, tokenizer, CPU, max_new_tokens=8, count=64, seed=3)
-    in_full = storyteller.tell_whole(told, "", 64)
-    assert sum(a == b for a, b in zip(in_half, in_full, strict=True)) > 32
+    hardware = device.choose("cpu", dtype)
+    ready = storyteller.for_telling(model, hardware)
+    stories = []
+    for teller, precision in ((ready, hardware), (model, CPU)):
+        told = storyteller.tell(teller, tokenizer, precision, "", 64, max_new_tokens=8, seed=3)
+        stories.append(storyteller.tell_whole(told, "", 64))
+    assert sum(a == b for a, b in zip(*stories, strict=True)) >= alike
+    assert ready.wte.weight.stride() == ((1, 320) if dtype == "float32" else (32, 1))
     for name, weights in model.state_dict().items():
         assert weights.dtype == torch.float32 and torch.equal(weights, before[name])
+        assert weights.is_contiguous()
 
 
 def test_listening_no_further_leaves_the_model_in_the_mode_it_was_in(run):

