@@ -270,8 +270,6 @@ class Child:
 
     def hand_on(self, number: int, _frame=None) -> None:
         self.signal = self.signal or number
-        if number not in (signal.SIGINT, signal.SIGTERM):  # train.py would just die of it
-            number = signal.SIGTERM
         if self.process and os.name == "posix":  # on Windows, Ctrl-C reaches the script by itself
             self.process.send_signal(number)
 

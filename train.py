@@ -5,7 +5,7 @@
     python train.py --init_from=resume --out_dir=out/x         go on with a run
     torchrun --nproc_per_node=4 train.py config/...            four GPUs
 
-Ctrl-C saves and says how to go on. The run folder out/<run>/ holds everything:
+Ctrl-C saves and says how to go on; so does SIGTERM. The run folder out/<run>/ holds everything:
 tinystories/checkpoint.py tells what is in it.
 """
 
@@ -111,7 +111,7 @@ SHAPE = ("block_size", "n_layer", "n_head", "n_embd", "bias")  # fixed once a mo
 
 
 class Stopped(Exception):
-    """Ctrl-C or SIGTERM came; args[0] is the signal's number."""
+    """Ctrl-C, SIGTERM or the end of the terminal came; args[0] is the signal's number."""
 
 
 @dataclass
@@ -668,21 +668,34 @@ def train(r: Run) -> None:
 
 
 def stop_on_signals(r: Run) -> None:
-    """Let Ctrl-C and SIGTERM end the run at the next micro-batch; a second one ends it at once.
+    """Let Ctrl-C, SIGTERM and a closed terminal end the run at the next micro-batch.
+
+    A second signal ends it at once, but for a terminal's, which come in twos and threes.
 
     Python itself would notice a signal only between two of its instructions, of which a large
     step has few. A thread that waits for the signals' bytes notices them at once.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # as nohup has it
+        numbers.append(hangup)
+    on_terminal = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
 
     def watch():
         with theirs:  # which would close were nobody to hold it
             r.signal = ours.recv(1)[0]
+            if r.signal == hangup:
+                for number in on_terminal:  # nobody is there any more, and printing would fail
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             say("stopping and saving; once more quits at once")
-            os._exit(128 + ours.recv(1)[0])
+            again = hangup
+            while again == hangup:
+                again = ours.recv(1)[0]
+            os._exit(128 + again)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(theirs.fileno())
     threading.Thread(target=watch, daemon=True).start()

@@ -78,6 +78,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     dataset, tmp_path, monkeypatch, dtype
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums over threads keep their order too
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # threads would burn what others need
     options = (f"--dataset={dataset}", *SMALL, f"--dtype={dtype}")
     options += ("--max_iters=20", "--eval_interval=10")
     command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
@@ -107,6 +108,32 @@ def test_ctrl_c_during_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it
     assert checkpoint.load(folder / "ckpt.pt")["progress"]["evaluated"] == 0
     command("train.py", f"--out_dir={folder}", "--init_from=resume")
     assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do terminals hang up")
+def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5000")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *options, "--eval_interval=5000"],
+        **{"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # as its controlling terminal
+    )
+    os.close(theirs)
+    shown = b""
+    while not re.search(rb"\n\s*7 ", shown):
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)  # a shell sends one more to its jobs
+    assert process.wait(60) == 128 + signal.SIGHUP
+    step = checkpoint.load(tmp_path / "run" / "ckpt.pt")["progress"]["step"]
+    assert 7 <= step < 5000
+    assert (tmp_path / "run" / "log.csv").read_text().splitlines()[-1].startswith(f"{step},")
 
 
 def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
