@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, command, complaint
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import train
+from model import GPT, GPTConfig
 from tinystories import checkpoint, tokens
 
 
@@ -305,6 +307,26 @@ train.set_up = set_up_and_plant
 where = sys.argv[1]
 configurator.run(lambda argv: train.main(argv[1:]))
 """
+
+
+def test_neither_a_step_nor_a_token_makes_the_host_wait_for_the_device():
+    # Fake tensors have a shape but no values: to ask for one, as a host that waits does, fails.
+    with FakeTensorMode():
+        model = GPT(GPTConfig(300, 16, n_layer=2, n_head=2, n_embd=32, dropout=0.2))
+        x = torch.zeros(4, 16, dtype=torch.long)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(x, x)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        guard = train.Guard(torch.device("cpu"))
+        optimizer = torch.optim.AdamW(model.optimizer_groups(0.1), fused=True)
+        optimizer.found_inf = guard.look(1, 1e-3, loss.detach(), norm)
+        optimizer.step()
+        with pytest.raises(DataDependentOutputException):
+            guard.check()  # this one does ask; the loop calls it only where it prints
+        settings = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.05}
+        told = model.eval().generate(x[:, :3], 5, repetition_penalty=1.2, **settings)
+        assert [new.shape for new in told] == 5 * [(4,)]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
