@@ -294,7 +294,7 @@ def measure_train(s: Settings, hardware: device.Hardware, table: Table, folder: 
         memory = ours("peak_bytes") / 1e9
         peer_memory = theirs("peak_bytes") / 1e9 if theirs else None
         flops_per_token = ours("flops_per_token")
-        works = {"losses": lambda: ours("losses"), "evaluation": lambda: ours("evaluation")}
+        works = {name: functools.partial(ours, name) for name in ("losses", "evaluation")}
         in_turns(works, 1)
         evaluations = in_turns(works, s.repeats)
     count = steps * s.batch_size * s.block_size
@@ -401,8 +401,8 @@ def make_dataset(s: Settings, folder: Path) -> None:
     made_up_tokenizer(s.vocab_size).save(folder / "tokenizer.json")
     random = np.random.default_rng(0)
     splits = {}
-    for split, windows in (("train", 1000), ("val", 1000)):
-        ids = random.integers(s.vocab_size - 1, size=windows * s.block_size + 1, dtype=np.uint16)
+    for split in tokens.SPLITS:
+        ids = random.integers(s.vocab_size - 1, size=1000 * s.block_size + 1, dtype=np.uint16)
         with tokens.SplitWriter(folder / f"{split}.bin") as writer:
             writer.write(ids, stories=1, text_bytes=4 * len(ids))
         splits[split] = writer.manifest()

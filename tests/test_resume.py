@@ -1,12 +1,15 @@
 """A run that is stopped, killed or cut short, and resumed, ends like the undisturbed one."""
 
 import csv
+import fcntl
 import os
+import pty
 import random
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -110,17 +113,15 @@ def test_ctrl_c_during_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it
     assert_same_run(folder, tmp_path / "whole")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="only there do terminals hang up")
 def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
-    import fcntl
-    import pty
-    import termios
-
     ours, theirs = pty.openpty()
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5000")
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *options, "--eval_interval=5000"],
-        **{"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # as its controlling terminal
     )
     os.close(theirs)
