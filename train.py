@@ -5,7 +5,7 @@
     python train.py --init_from=resume --out_dir=out/x         go on with a run
     torchrun --nproc_per_node=4 train.py config/...            four GPUs
 
-Ctrl-C saves and says how to go on; so does SIGTERM. The run folder out/<run>/ holds everything:
+Ctrl-C saves and says how to go on. The run folder out/<run>/ holds everything:
 tinystories/checkpoint.py tells what is in it.
 """
 
