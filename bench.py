@@ -82,14 +82,19 @@ class Settings:
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
     run(lambda argv: Settings(**parse(Settings, argv)[0]))
 
-import numpy as np  # noqa: E402
-import tiktoken  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import tiktoken
+import torch
 
-import prepare  # noqa: E402
-import train  # noqa: E402
-from model import GPT, GPTConfig  # noqa: E402
-from tinystories import corpus, device, logbook, storybook, storyteller, tokenizer, tokens  # noqa: E402
+import prepare
+import train
+from model import GPT, GPTConfig
+from tinystories import dataset as tokens
+from tinystories import device, tokenizer
+from tinystories import generate as storyteller
+from tinystories import log as logbook
+from tinystories.stories import catalog as corpus
+from tinystories.stories import storybook
 
 CPU = torch.device("cpu")
 ENOUGH = 60.0  # seconds after which a work is not measured again

@@ -93,23 +93,20 @@ class Settings:
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
     run(lambda argv: Settings(**parse(Settings, argv)[0]))
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from tqdm import tqdm
 
-from model import GPT  # noqa: E402
-from tinystories import (  # noqa: E402
-    checkpoint,
-    corpus,
-    device,
-    judge,
-    memory,
-    prompts,
-    report,
-    storyteller,
-    tokens,
-    variety,
-)
-from tinystories.tokenizer import Tokenizer, batches, gpt2  # noqa: E402
+from model import GPT
+from tinystories import dataset as tokens
+from tinystories import device
+from tinystories import generate as storyteller
+from tinystories import run as checkpoint
+from tinystories.evaluation import copies as memory
+from tinystories.evaluation import diversity as variety
+from tinystories.evaluation import judge, report
+from tinystories.evaluation import pairs as prompts
+from tinystories.stories import catalog as corpus
+from tinystories.tokenizer import Tokenizer, batches, gpt2
 
 RESULT = "evaluation.json"  # in the run folder
 STORIES = "evaluation_stories.jsonl"  # beside it

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configurator import UserError, parse, run
-from tinystories.corpus import RULES
+from tinystories.stories.catalog import RULES
 
 
 @dataclass
@@ -61,11 +61,12 @@ class Settings:
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
     run(lambda argv: Settings(**parse(Settings, argv)[0]))
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from tqdm import tqdm
 
-from tinystories import figures, tokens  # noqa: E402
-from tinystories.tokenizer import Tokenizer, gpt2, train_bpe  # noqa: E402
+from tinystories import dataset as tokens
+from tinystories import figures
+from tinystories.tokenizer import Tokenizer, gpt2, train_bpe
 
 CHUNK = 2**22  # ids looked at in one go
 MOST = 4  # stories in a window that are told apart: 1, 2, 3, and more

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import ROOT, UserError, parse, run
-from tinystories.corpus import HUB, RULES, Source, clean_story, digest, open_source, short_name
+from tinystories.stories.catalog import (
+    HUB,
+    RULES,
+    Source,
+    clean_story,
+    digest,
+    open_source,
+    short_name,
+)
 
 
 @dataclass
@@ -57,9 +65,10 @@ class Settings:
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
     run(lambda argv: Settings(**parse(Settings, argv)[0]))
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from tinystories import tokenizer, tokens  # noqa: E402
+from tinystories import dataset as tokens
+from tinystories import tokenizer
 
 
 def main(argv: list[str]) -> None:

@@ -52,9 +52,11 @@ class Settings:
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
     run(lambda argv: Settings(**parse(Settings, argv)[0]))
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from tinystories import checkpoint, device, storyteller  # noqa: E402
+from tinystories import device
+from tinystories import generate as storyteller
+from tinystories import run as checkpoint
 
 RULE = "-" * 79
 

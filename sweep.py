@@ -59,13 +59,15 @@ class Settings:
 if __name__ == "__main__":  # --help answers before the slow imports
     run(lambda argv: parse(Settings, [word for word in argv if word in ("--help", "-h")]))
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-import prepare  # noqa: E402
-import train  # noqa: E402
-from model import GPT, GPTConfig  # noqa: E402
-from tinystories import checkpoint, figures, tokens  # noqa: E402
-from tinystories.logbook import say, short  # noqa: E402
+import prepare
+import train
+from model import GPT, GPTConfig
+from tinystories import dataset as tokens
+from tinystories import figures
+from tinystories import run as checkpoint
+from tinystories.log import say, short
 
 
 class Known(Settings, train.Settings, prepare.Settings):

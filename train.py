@@ -95,15 +95,19 @@ class Settings:
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
     run(lambda argv: Settings(**parse(Settings, argv)[0]))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
 
-from model import GPT, GPTConfig  # noqa: E402
-from tinystories import checkpoint, device, logbook, storyteller, tokens  # noqa: E402
-from tinystories.logbook import say  # noqa: E402
-from tinystories.tokenizer import Tokenizer, gpt2  # noqa: E402
+from model import GPT, GPTConfig
+from tinystories import dataset as tokens
+from tinystories import device
+from tinystories import generate as storyteller
+from tinystories import log as logbook
+from tinystories import run as checkpoint
+from tinystories.log import say
+from tinystories.tokenizer import Tokenizer, gpt2
 
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # set by torchrun
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
@@ -501,7 +505,7 @@ def evaluate_and_save(r: Run, whole: bool) -> None:
 
 def draw(r: Run) -> None:
     """Draw the run so far; no training ends because a picture cannot be written."""
-    from tinystories import figures  # only here: matplotlib takes half a second to import
+    from tinystories import figures
 
     try:
         figures.draw_run(r.folder)

@@ -82,7 +82,7 @@ def reciter(tmp_path):
     import torch
 
     from model import GPT, GPTConfig
-    from tinystories import checkpoint
+    from tinystories import run as checkpoint
     from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
     def make(*texts: bytes, name: str = "reciter", window: int = 64) -> Path:

@@ -14,7 +14,7 @@ import prepare
 import sample
 import train
 from configurator import UserError
-from tinystories import checkpoint
+from tinystories import run as checkpoint
 
 
 def refusal(main, *argv) -> str:

@@ -12,8 +12,9 @@ import torch
 from conftest import SMALL, command, complaint
 
 from configurator import UserError
-from tinystories import checkpoint, logbook
-from tinystories.logbook import COLUMNS, Logbook
+from tinystories import log as logbook
+from tinystories import run as checkpoint
+from tinystories.log import COLUMNS, Logbook
 from tinystories.tokenizer import Tokenizer
 
 STATE = {

@@ -18,7 +18,8 @@ from conftest import ROOT, complaint
 import prepare
 import train
 from configurator import UserError, help_text, parse
-from tinystories import checkpoint, tokens
+from tinystories import dataset as tokens
+from tinystories import run as checkpoint
 
 COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
 

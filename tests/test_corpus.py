@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configurator import UserError
-from tinystories import corpus
-from tinystories.corpus import RULES, clean_story, digest, open_source
+from tinystories.stories import catalog as corpus
+from tinystories.stories.catalog import RULES, clean_story, digest, open_source
 
 ROOT = Path(__file__).parent.parent
 FOX = "Once a fox went up a hill. She wanted to look at the moon, and it was round."
@@ -156,7 +156,7 @@ def test_the_short_name_follows_from_the_path(tmp_path, pattern, name):
 def test_a_long_file_is_streamed(tmp_path):
     path = write(tmp_path / "a.txt", f"{FOX}\n<|endoftext|>\n" * 400_000)  # 37 MB
     code = (
-        "import sys, tracemalloc; from tinystories.corpus import open_source;"
+        "import sys, tracemalloc; from tinystories.stories.catalog import open_source;"
         "source = open_source(sys.argv[1], val_source=sys.argv[1]); tracemalloc.start();"
         "next(source.stories('train'));"
         "print(tracemalloc.get_traced_memory()[1])"
@@ -210,7 +210,7 @@ def test_a_source_can_be_sent_to_a_worker_process(tmp_path):
 def test_opening_text_needs_none_of_the_big_libraries(tmp_path):
     path = write(tmp_path / "a.txt", f"{FOX}<|endoftext|>{OWL}")
     code = (
-        "import sys; from tinystories.corpus import clean_story, open_source;"
+        "import sys; from tinystories.stories.catalog import clean_story, open_source;"
         "texts = list(open_source(sys.argv[1], val_source=sys.argv[1]).stories('train'));"
         "[clean_story(text) for text in texts];"
         "print({'torch', 'datasets', 'huggingface_hub', 'ftfy', 'pyarrow'} & set(sys.modules))"
@@ -509,7 +509,7 @@ def test_a_half_character_from_json_does_not_stop_anything(tmp_path):
 
 def test_the_digest_tells_texts_apart_and_is_the_same_everywhere():
     assert len({digest(text) for text in many(10_000)}) == 10_000
-    code = "from tinystories.corpus import digest; print(digest('Once upon a time.'))"
+    code = "from tinystories.stories.catalog import digest; print(digest('Once upon a time.'))"
     out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)
     assert int(out) == digest("Once upon a time.") < 2**64
 

@@ -14,7 +14,11 @@ from conftest import command, complaint
 
 import evaluate
 from configurator import UserError
-from tinystories import checkpoint, memory, report, storyteller, tokens
+from tinystories import dataset as tokens
+from tinystories import generate as storyteller
+from tinystories import run as checkpoint
+from tinystories.evaluation import copies as memory
+from tinystories.evaluation import report
 from tinystories.tokenizer import Tokenizer
 
 MACHINE = ("--device=cpu", "--dtype=float32")

@@ -16,7 +16,9 @@ import explore
 import prepare
 from configurator import UserError
 from explore import Settings, count_words, coverage, look_at, read_split, windows_by_stories
-from tinystories import figures, storybook, tokenizer, tokens
+from tinystories import dataset as tokens
+from tinystories import figures, tokenizer
+from tinystories.stories import storybook
 
 gpt2_at_hand = pytest.mark.skipif(
     "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from configurator import UserError
 from tinystories import figures
-from tinystories.logbook import COLUMNS
+from tinystories.log import COLUMNS
 
 
 @pytest.fixture(autouse=True)

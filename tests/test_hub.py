@@ -20,7 +20,7 @@ CLEAN = "karpathy/tinystories-gpt4-clean"
 CLIENT = """
 import json, sys
 from configurator import UserError
-from tinystories.corpus import open_source
+from tinystories.stories.catalog import open_source
 
 name, revision, *splits = sys.argv[1:]
 try:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from configurator import UserError
-from tinystories import judge
+from tinystories.evaluation import judge
 
 GOOD = 'Nice. {"grammar": 8, "creativity": 6, "consistency": 7, "plot": 5, "age_group": "C"}'
 STORY = ("Once there was a hen", " who sang to the moon.")

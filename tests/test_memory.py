@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from configurator import UserError
-from tinystories import memory, storybook
-from tinystories.memory import Match
+from tinystories.evaluation import copies as memory
+from tinystories.evaluation.copies import Match
+from tinystories.evaluation.diversity import words
+from tinystories.stories import storybook
 from tinystories.tokenizer import STORY_PATTERN, Tokenizer
-from tinystories.variety import words
 
 BYTES = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
 NAUGHT = Match(copied_words=0, copied_text="", rouge_l=0.0, nearest_story="")

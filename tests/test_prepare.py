@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, command, complaint
 
-from tinystories import corpus, storybook
+from tinystories.stories import catalog as corpus
+from tinystories.stories import storybook
 from tinystories.tokenizer import Tokenizer
 
 STORY = "{} the {} went to the river and sat down on a warm stone. The sun came out at last."

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from configurator import UserError
-from tinystories.prompts import Pair, read_beginnings, read_pairs
+from tinystories.evaluation.pairs import Pair, read_beginnings, read_pairs
 
 PAIRS, BEGINNINGS = read_pairs(), read_beginnings()
 GROUPS = ["grammar", "facts", "context", "feeling", "form"]

@@ -8,8 +8,10 @@ from conftest import command
 from test_prepare import stories_in
 from test_train import log
 
-from tinystories import checkpoint, device, storyteller
-from tinystories.corpus import clean_story, open_source
+from tinystories import device
+from tinystories import generate as storyteller
+from tinystories import run as checkpoint
+from tinystories.stories.catalog import clean_story, open_source
 
 GPT2 = pytest.mark.skipif(
     "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, command
 
-from tinystories import checkpoint
+from tinystories import run as checkpoint
 
 CLOCK = {"tokens_per_second", "mfu", "minutes", "minutes_left"}  # columns that no two runs share
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]

@@ -12,7 +12,9 @@ from conftest import command
 import sample
 from configurator import UserError
 from model import GPT, GPTConfig, sample_ids
-from tinystories import checkpoint, device, storyteller
+from tinystories import device
+from tinystories import generate as storyteller
+from tinystories import run as checkpoint
 
 CPU = device.choose("cpu", "float32")
 

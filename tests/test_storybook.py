@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tinystories import storybook
-from tinystories.storybook import (
+from tinystories.stories import storybook
+from tinystories.stories.storybook import (
     BEASTS,
     ELDERS,
     GOODS,
@@ -81,7 +81,7 @@ def test_the_global_random_state_is_neither_read_nor_changed():
 
 def test_bytes_do_not_depend_on_the_hash_seed():
     code = (
-        "import hashlib; from tinystories.storybook import stories;"
+        "import hashlib; from tinystories.stories.storybook import stories;"
         "print(hashlib.sha256(''.join(stories(300)).encode()).hexdigest())"
     )
     here = hashlib.sha256("".join(stories(300)).encode()).hexdigest()

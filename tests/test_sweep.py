@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL, command
 import prepare
 import sweep
 from configurator import UserError, parse
-from tinystories import tokens
+from tinystories import dataset as tokens
 
 TINY = [option for option in SMALL if not option.startswith("--n_head")]
 GOOD = ("vocab_size=280_n_head=2", "vocab_size=280_n_head=4")  # the runs that can train

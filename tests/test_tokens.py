@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configurator import UserError
-from tinystories import tokens
-from tinystories.tokens import Shuffle, SplitWriter, TokenFile
+from tinystories import dataset as tokens
+from tinystories.dataset import Shuffle, SplitWriter, TokenFile
 
 
 def bin_of(folder, ids):

@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import train
 from model import GPT, GPTConfig
-from tinystories import checkpoint, tokens
+from tinystories import dataset as tokens
+from tinystories import run as checkpoint
 
 
 def log(folder, column: str) -> list[float]:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tinystories import variety
-from tinystories.variety import words
+from tinystories.evaluation import diversity as variety
+from tinystories.evaluation.diversity import words
 
 
 def test_words_are_runs_of_letters_and_digits_in_lower_case():

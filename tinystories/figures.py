@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from configurator import UserError
-from tinystories.logbook import short
+from tinystories.log import short
 
 # Distinct for all common kinds of colour-blindness (Okabe and Ito, "Color Universal Design", 2008).
 BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"

@@ -9,7 +9,7 @@ The results are those that evaluate.py keeps in evaluation.json.
 import itertools
 import textwrap
 
-from tinystories.judge import AGE_GROUPS
+from tinystories.evaluation.judge import AGE_GROUPS
 
 SCREEN = 80  # columns
 LABEL = 29  # of these, for the labels

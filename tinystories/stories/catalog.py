@@ -500,7 +500,7 @@ def _side(read: Callable[[], Iterator[str]], limit: int, below: bool) -> Iterato
 
 def _open_storybook(count: int, val_fraction: float) -> Source:
     """The built-in stories, told anew each time."""
-    from tinystories.storybook import stories
+    from tinystories.stories.storybook import stories
 
     if count < 1:
         raise UserError(f"the storybook tells one story or more, not {count}")

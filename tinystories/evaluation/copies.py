@@ -31,9 +31,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tinystories.dataset import TokenFile
+from tinystories.evaluation.diversity import words as words_of
 from tinystories.tokenizer import Tokenizer
-from tinystories.tokens import TokenFile
-from tinystories.variety import words as words_of
 
 BEGINNING = 100  # characters that leak() compares
 RUN = 13  # words in a row that count as a leak
