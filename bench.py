@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configurator import ROOT, UserError, parse, run
+from configurator import ROOT, UserError, parse, start
 
 PARTS = ("train", "sample", "prepare", "startup")
 
@@ -80,7 +80,7 @@ class Settings:
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
-    run(lambda argv: Settings(**parse(Settings, argv)[0]))
+    start(parse, Settings, sys.argv[1:])
 
 import numpy as np
 import tiktoken
@@ -129,10 +129,9 @@ def _digits(value: float) -> str:
 
 
 def main(argv: list[str]) -> None:
-    given, _ = parse(Settings, argv)
-    s = Settings(**given)
+    s = parse(Settings, argv).settings
     earlier = read_earlier(s.compare) if s.compare else None
-    hardware = device.choose(s.device, s.dtype)
+    hardware = device.select_hardware(s.device, s.dtype)
     machine = describe_machine(hardware)
     for name, value in machine.items():
         print(f"{name}: {value}")
@@ -410,7 +409,7 @@ def make_dataset(s: Settings, folder: Path) -> None:
         ids = random.integers(s.vocab_size - 1, size=1000 * s.block_size + 1, dtype=np.uint16)
         with tokens.SplitWriter(folder / f"{split}.bin") as writer:
             writer.write(ids, stories=1, text_bytes=4 * len(ids))
-        splits[split] = writer.manifest()
+        splits[split] = writer.metadata()
     about = {"kind": "bpe", "vocab_size": s.vocab_size}
     tokens.write_meta(folder, {"settings": {}, "tokenizer": about, "splits": splits})
 
@@ -531,7 +530,7 @@ def measure_sample(s: Settings, hardware: device.Hardware, table: Table, folder:
 
 def our_telling(s: Settings) -> dict[str, Callable]:
     """Telling with our model: {"tell": stories at once and tokens of each -> seconds}."""
-    hardware = device.choose(s.device, s.dtype)
+    hardware = device.select_hardware(s.device, s.dtype)
     shape = (s.block_size, s.n_layer, s.n_head, s.n_embd)
     model = GPT(GPTConfig(s.vocab_size, *shape)).to(hardware.device).eval()
     model = storyteller.for_telling(model, hardware)
@@ -624,4 +623,4 @@ def start(*arguments: str, until: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    start(main, sys.argv[1:])

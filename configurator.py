@@ -1,150 +1,186 @@
-"""Settings of a command: defaults in a dataclass, changed by config files and by --key=value.
+"""Settings of a command: defaults in a dataclass, overridden by config files and --key=value.
 
     python train.py config/tinystories_30m.py --batch_size=32
 
-Later wins: defaults, config files in the order given, --key=value. A config file is Python that
-assigns names; those that begin with an underscore are its own business. Every value is read by
-the declared type of its field, so `--start=123` stays text where text is declared.
+Order of authority, lowest first: defaults, config files in the order given, --key=value. A config
+file is Python that assigns names; names that begin with an underscore are ignored. Every value is
+read by the declared type of its field, so `--start=123` stays text where text is declared, and a
+number has to be within the range that its type declares.
 """
 
-import ast
 import difflib
 import errno
 import inspect
-import io
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
-import tokenize
 import traceback
 import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent  # data/, out/ and config/ lie here, wherever one stands
-REFUSALS = {  # by the machine, not bugs: no room, no permission, a file in place of a folder
+from tinystories.ranges import allowed_range
+
+ROOT = Path(__file__).resolve().parent  # of data/, out/ and config/
+EXPECTED_ERRNOS = {  # no room, no permission, a file in place of a folder: not bugs of ours
     getattr(errno, name, errno.ENOSPC)  # not every system has a quota
     for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR ENAMETOOLONG".split()
 }
-RANK = int(os.environ.get("RANK", 0))  # of this process among several, set by torchrun
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: shown as one line, exit status 2."""
+    """A mistake that the user can fix: shown as one line, exit status 2."""
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Run a command: mistakes of the user end in one line, bugs keep their traceback."""
+class RangedSettings:
+    """Base of settings dataclasses; a value out of its field's range raises UserError."""
+
+    def __post_init__(self):
+        for name, kind in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            declared, allowed = allowed_range(kind) or (None, None)
+            if declared is str and value == "":
+                raise UserError(f"{name} is empty; leave it out or give it a name")
+            if declared in (int, float) and value is not None and value not in allowed:
+                raise UserError(f"{name} is {value}; it must be {allowed}")
+
+
+# Running a command --------------------------------------------------------------------------
+
+
+class CommandLine(NamedTuple):
+    """What a command line says."""
+
+    settings: typing.Any  # the command's dataclass
+    overrides: dict  # what config files and --key=value set, by name
+    docs: list[str]  # docstrings of the config files
+
+
+def configure(settings: type) -> CommandLine | None:
+    """Parse the command line of the script that declares `settings`; None where it is imported.
+
+    Scripts call it before their slow imports, so that --help and mistakes answer at once.
+    """
+    if settings.__module__ != "__main__":
+        return None
+    return start(parse, settings, sys.argv[1:])
+
+
+def start(main: Callable, *arguments):
+    """Call main(*arguments); mistakes of the user end in one line, bugs keep their traceback."""
     for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
-        stream.reconfigure(encoding="utf-8", line_buffering=True)  # also behind a pipe
+        stream.reconfigure(encoding="utf-8", line_buffering=True)  # also for a pipe
     name = Path(sys.argv[0]).name
     try:
-        main(sys.argv[1:])
+        return main(*arguments)
     except BrokenPipeError:  # the reader of our output has gone, as in `sample.py | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in REFUSALS:
+        if isinstance(error, OSError) and error.errno not in EXPECTED_ERRNOS:
             raise
-        print(f"{name}: {f'[rank {RANK}] ' if RANK else ''}{error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def parse(settings: type, argv: list[str]) -> tuple[dict, list[str]]:
-    """Read config files and --key=value from a command line.
+def parse(settings: type, argv: list[str]) -> CommandLine:
+    """Read config files and --key=value.
 
     Args:
         settings: the dataclass that declares the command's settings.
         argv: the command line without the command's name. `--help` prints and ends the program.
 
-    Returns:
-        the values given, by name, and the docstrings of the config files.
-
     Raises:
-        UserError: an unknown setting, a value of the wrong type, a file that cannot be read.
+        UserError: an unknown setting, a value of the wrong type or out of range, a file that
+            cannot be read.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text(settings))
         sys.exit(0)
-    in_files, in_line, docs = {}, {}, []
+    from_files, from_cli, docs = {}, {}, []
     for argument in argv:
         if not argument.startswith("-"):
             names, doc = _read_config(argument)
-            in_files |= check(settings, names, f"{argument}: ")
+            from_files |= check(settings, names, f"{argument}: ")
             docs.append(doc)
             continue
         name, equals, value = argument.removeprefix("--").partition("=")
         if not equals or not argument.startswith("--"):
             raise UserError(f"cannot read {argument!r}; settings are given as --key=value")
-        in_line |= check(settings, {name: value}, "--")
-    return in_files | in_line, docs
+        from_cli |= check(settings, {name: value}, "--")
+    overrides = from_files | from_cli
+    return CommandLine(settings(**overrides), overrides, docs)
 
 
-def check(settings: type, values: dict, where: str) -> dict:
-    """The same values, each as its field's declared type; `where` begins the message of an error.
+def check(settings: type, values: dict, source: str) -> dict:
+    """The same values, each as its field's declared type.
+
+    Args:
+        source: where they come from, the beginning of error messages: "--" or "config.py: ".
 
     Raises:
-        UserError: a name that is no setting, or a value that does not fit its type.
+        UserError: a name that is not a setting, or a value that does not fit its type.
     """
-    kinds = typing.get_type_hints(settings)
+    kinds = typing.get_type_hints(settings)  # without the ranges
     checked = {}
     for name, value in values.items():
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
-            raise UserError(f"{where}{name} is not a setting; {hint}")
+            raise UserError(f"{source}{name} is not a setting; {hint}")
         try:
             checked[name] = _convert(kinds[name], value)
         except (ValueError, TypeError, OverflowError):
             wanted = _describe(kinds[name])
-            raise UserError(f"{where}{name} wants {wanted}, not {value!r}") from None
+            raise UserError(f"{source}{name} expects {wanted}, not {value!r}") from None
     return checked
 
 
+# Help ---------------------------------------------------------------------------------------
+
+
 def help_text(settings: type) -> str:
-    """A command's docstring, then its settings with defaults and the comments beside them."""
+    """A command's docstring, then its settings with their defaults, comments and ranges."""
     width = shutil.get_terminal_size((80, 24)).columns
-    lines = [sys.modules[settings.__module__].__doc__.strip(), "", "Settings:"]
-    for setting, comment in _declared(settings):
-        if not setting:
-            lines += ["", f"  {comment}"]
+    lines = [sys.modules[settings.__module__].__doc__.strip(), ""]
+    kinds = typing.get_type_hints(settings, include_extras=True)
+    for name, text in _fields_with_comments(settings):
+        if not name:
+            lines.append(f"{text}:")
             continue
-        left = f"    --{setting}"
-        indent = max(34, len(left) + 2)
-        lines += textwrap.wrap(
-            left.ljust(indent) + comment,
-            width,
-            subsequent_indent=" " * 34,
-            break_on_hyphens=False,
-        )
+        declared, allowed = allowed_range(kinds[name]) or (None, None)
+        if declared in (int, float):
+            text += f" ({allowed})"
+        left = f"  --{name}={getattr(settings, name)}"
+        left = left.ljust(max(32, len(left) + 2))
+        options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}
+        lines += textwrap.wrap(left + text, width, **options)
     return "\n".join(lines)
 
 
-def _declared(settings: type) -> list[tuple[str, str]]:
-    """(name=default, comment) of each field in order; ("", heading) for a comment line."""
-    source = textwrap.dedent(inspect.getsource(settings))
-    comments = {
-        token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    rows = {line: ("", text) for line, (text, alone) in comments.items() if alone}
-    for node in ast.parse(source).body[0].body:
-        if isinstance(node, ast.AnnAssign):
-            default = getattr(settings, node.target.id)
-            text = comments.get(node.end_lineno, ("", False))[0]
-            rows[node.lineno] = (f"{node.target.id}={default}", text)
-        elif isinstance(node, ast.FunctionDef):  # what follows the fields is not for the reader
-            rows = {line: row for line, row in rows.items() if line < node.lineno}
+def _fields_with_comments(settings: type) -> list[tuple[str, str]]:
+    """(name, comment) of each field in order; ("", heading) for a comment line."""
+    rows = []
+    for line in inspect.getsource(settings).splitlines():
+        if re.match(r" +def ", line):
             break
-    return [rows[line] for line in sorted(rows)]
+        if field := re.match(r" +(\w+):(?:.*  # (.*))?", line):
+            rows.append((field[1], field[2] or ""))
+        elif heading := re.match(" +# (.*)", line):
+            rows.append(("", heading[1]))
+    return rows
+
+
+# Reading values -----------------------------------------------------------------------------
 
 
 def _read_config(name: str) -> tuple[dict, str]:
@@ -196,8 +232,8 @@ def _convert(kind, value):
 
 
 def _describe(kind) -> str:
-    """A type in plain words, for messages."""
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+    """A type in plain words, for error messages."""
+    words = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
     if kind in words:
         return words[kind]
     if kind is types.NoneType:

@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from configurator import ROOT, UserError, parse, run
+from configurator import ROOT, UserError, parse, start
 
 PARTS = ("loss", "pairs", "generation", "memory")
 JUDGE = "judge"  # the part that needs a judge_url
@@ -91,7 +91,7 @@ class Settings:
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
-    run(lambda argv: Settings(**parse(Settings, argv)[0]))
+    start(parse, Settings, sys.argv[1:])
 
 import numpy as np
 from tqdm import tqdm
@@ -164,8 +164,7 @@ class Told:
 
 
 def main(argv: list[str]) -> None:
-    given, _ = parse(Settings, argv)
-    s = Settings(**given)
+    s = parse(Settings, argv).settings
     if s.leak:
         return print_leak(s)
     check_given(s)
@@ -225,7 +224,7 @@ def open_subject(s: Settings, name: str) -> Subject:
     """
     folder = checkpoint.run_folder(name)
     model, tokenizer, state = checkpoint.load_model(folder, s.checkpoint)
-    hardware = device.choose(s.device, s.dtype)
+    hardware = device.select_hardware(s.device, s.dtype)
     note(f"{s.checkpoint} of {name}; {'; '.join(hardware.reasons)}")
     about = {
         "checkpoint": s.checkpoint,
@@ -279,7 +278,7 @@ def evaluate(subject: Subject) -> dict:
             drop_outdated(known)
             in_order = {name: known[name] for name in (*PARTS, JUDGE) if name in known}
             text = json.dumps({"run": subject.about} | in_order, indent=2, ensure_ascii=False)
-            checkpoint.write_whole(path, (text + "\n").encode())
+            atomic_write(path, (text + "\n").encode())
     return {"run": subject.about} | {part: known[part] for part in known if part in s.parts()}
 
 
@@ -312,7 +311,7 @@ def measure_loss(subject: Subject, known: dict) -> dict:
     lengths, end_of_text = subject.tokenizer.byte_lengths(), subject.tokenizer.end_of_text
     with validation_file(subject) as file:
         size = max(1, storyteller.TOKENS_AT_ONCE // file.block_size)
-        starts = file.in_order()
+        starts = file.sequential_starts()
         parts = progress(range(0, len(starts), size), "loss")
         windows = (file.windows(starts[first : first + size]) for first in parts)
         whole = storyteller.measure(subject.model, windows, lengths, subject.hardware)
@@ -472,14 +471,14 @@ def measure_generation(subject: Subject, known: dict) -> dict:
     beginnings = prompts.read_beginnings(s.beginnings or prompts.BEGINNINGS)
     asked = {
         "beginnings": digest(beginnings),
-        "data": subject.data and subject.data.identity,
+        "data": subject.data and subject.data.fingerprint,
         **{n: getattr(s, n) for n in ("stories_each", "max_characters", "temperature", "seed")},
     } | subject.machine()
     if known.get("asked") == asked and path.is_file() and known["sha256"] == sha256([path]):
         return known
     told = tell(subject, beginnings)
     lines = (json.dumps(vars(story), ensure_ascii=False) + "\n" for story in told)
-    checkpoint.write_whole(path, "".join(lines).encode())
+    atomic_write(path, "".join(lines).encode())
     stories = [variety.words(story.own) for story in told]
     firsts = range(0, len(stories), s.stories_each)
     alike, pairs = variety.self_bleu([stories[first : first + s.stories_each] for first in firsts])
@@ -585,7 +584,7 @@ def measure_memory(subject: Subject, known: dict) -> dict:
     asked = {
         "stories_sha256": sha256([subject.folder / STORIES]),
         "max_characters": subject.settings.max_characters,  # of the real stories
-        "data": data.identity,
+        "data": data.fingerprint,
     }
     if known.get("asked") == asked:
         return known
@@ -731,4 +730,4 @@ def note(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    start(main, sys.argv[1:])

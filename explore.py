@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from configurator import UserError, parse, run
+from configurator import UserError, parse, start
 from tinystories.stories.catalog import RULES
 
 
@@ -59,7 +59,7 @@ class Settings:
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
-    run(lambda argv: Settings(**parse(Settings, argv)[0]))
+    start(parse, Settings, sys.argv[1:])
 
 import numpy as np
 from tqdm import tqdm
@@ -453,8 +453,7 @@ def note(text: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    given, _ = parse(Settings, argv)
-    s = Settings(**given)
+    s = parse(Settings, argv).settings
     facts = look_at(s)
     text = summary(facts)
     print(text)
@@ -465,4 +464,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    start(main, sys.argv[1:])

@@ -1,8 +1,8 @@
-"""The GPT: the network, its loss, and the generation of ids.
+"""The GPT: the network and its loss first, then what makes them fast, then generation.
 
-GPT-2's shape (Radford et al. 2019), with nanoGPT's switches for biases and dropout, so that
-published parameter counts come out exactly. Shapes: B stories in a batch, T tokens in a window,
-C = n_embd channels, H heads of D = C / H channels, V ids in the vocabulary.
+GPT-2's architecture (Radford et al. 2019), with nanoGPT's switches for biases and dropout, so that
+published parameter counts come out exactly. Shapes: B sequences in a batch, T tokens in each,
+C = n_embd the embedding dimension, H heads of D = C / H, V ids in the vocabulary.
 """
 
 import math
@@ -16,63 +16,40 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from configurator import UserError
+from configurator import RangedSettings, UserError
+from tinystories.ranges import Count, Fraction
 
-HEAD_ROWS = 512  # rows of logits that the loss holds at a time
+# The network --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(RangedSettings):
     """The shape of a GPT.
 
     Raises:
         UserError: a shape that no network can have.
     """
 
-    vocab_size: int = 50257  # ids that exist; the tables are padded to a multiple of 64
-    block_size: int = 256  # longest window of tokens
-    n_layer: int = 6
-    n_head: int = 6
-    n_embd: int = 384
-    dropout: float = 0.0
-    bias: bool = False  # biases in the linear layers and LayerNorms, as GPT-2 has them
+    vocab_size: Count = 50257  # ids that exist
+    block_size: Count = 256  # tokens in the context window
+    n_layer: Count = 6
+    n_head: Count = 6
+    n_embd: Count = 384
+    dropout: Fraction = 0.0
+    bias: bool = False  # in the linear layers and LayerNorms, as GPT-2 has them
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        super().__post_init__()
         if self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; "
-                "every head needs the same number of channels"
+                "every head gets the same share of it"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}; it must lie in 0 to 1, without 1")
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the token table: matrix products run best over a multiple of 64."""
+        """Rows of the token embedding: GPUs multiply fastest in multiples of 64 (as in nanoGPT)."""
         return -(-self.vocab_size // 64) * 64
-
-
-class KVCache:
-    """Keys and values of the tokens that a network has already read, for generation.
-
-    Those of a layer lie in one tensor of shape (2, B, H, block_size, D).
-    """
-
-    def __init__(self, config: GPTConfig):
-        self.config = config
-        self.layers = [None] * config.n_layer
-        self.length = 0  # tokens read
-
-    def extend(self, layer: int, kv: Tensor) -> Tensor:
-        """Add the keys and values of T new tokens, (2, B, H, T, D); returns those of all so far."""
-        _, B, H, T, D = kv.shape
-        if self.layers[layer] is None:
-            self.layers[layer] = kv.new_empty(2, B, H, self.config.block_size, D)
-        self.layers[layer].narrow(3, self.length, T).copy_(kv)
-        return self.layers[layer].narrow(3, 0, self.length + T)
 
 
 class SelfAttention(nn.Module):
@@ -85,20 +62,20 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, H, T, D) each
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, T, D) each
         if cache is not None:
-            k, v = cache.extend(self.layer, qkv[:, :, 1:].permute(2, 0, 3, 1, 4)).unbind()
+            k, v = cache.extend(self.layer, k, v)
         attend = partial(
             F.scaled_dot_product_attention,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=T > 1,  # a single new token looks at all the tokens before it
+            is_causal=T > 1,  # a single new token sees all tokens before it
         )
         if self.training and self.dropout and x.device.type == "cpu":
-            # There a dropout keeps several (B, H, T, T) for backward; made anew, those of one
-            # layer at a time suffice.
+            # On a CPU, dropout inside attention saves several (B, H, T, T) tensors for backward.
+            # Recomputing them (activation checkpointing) keeps only one layer's at a time.
             y = checkpoint(attend, q, k, v, use_reentrant=False)
         else:
             y = attend(q, k, v)
@@ -129,64 +106,13 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)
         return x + self.mlp(self.ln_2(x))
 
 
-class HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of the output head, without ever holding all its logits.
-
-    The logits of 64 x 256 tokens over 50,304 ids would fill 3.3 GB in float32. So the head runs
-    over HEAD_ROWS tokens at a time and takes each piece's gradient at once, when its logits are
-    still there: the gradient of cross-entropy is softmax(logits) - onehot(target).
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-        """x (N, C), weight (padded V, C), targets (N,) with -1 where there is none -> ()."""
-        device_type = x.device.type
-        if torch.is_autocast_enabled(device_type):
-            x = x.to(torch.get_autocast_dtype(device_type))
-        w = weight.to(x.dtype)
-        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        real = (targets >= 0)[:, None]
-        count = real.sum().clamp(min=1)
-        total = torch.zeros((), device=x.device)
-        # The same memory for every piece: new pages would have to be zeroed by the system first.
-        products = x.new_empty(min(len(x), HEAD_ROWS), len(w))
-        chances = torch.empty_like(products, dtype=torch.float32)
-        if learning:
-            grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-            addend = torch.empty_like(w)
-        for start in range(0, len(x), HEAD_ROWS):
-            piece = slice(start, start + HEAD_ROWS)
-            rows, target = x[piece], targets[piece, None].clamp(min=0)
-            products, chances = products[: len(rows)], chances[: len(rows)]
-            chances.copy_(torch.mm(rows, w.T, out=products))
-            chances[:, vocab_size:] = -math.inf  # padding is no id
-            torch.softmax(chances, 1, out=chances)
-            # Floored at e^-87: a loss beyond 87 nats would be infinite otherwise.
-            at_target = chances.gather(1, target).clamp(min=torch.finfo(torch.float32).tiny)
-            total -= (at_target.log() * real[piece]).sum()
-            if learning:
-                chances.scatter_add_(1, target, -torch.ones_like(at_target))
-                slope = products.copy_(chances)
-                grad_x[piece] = (slope @ w) * real[piece]
-                grad_weight += torch.mm(slope.T, rows * real[piece], out=addend)
-        if learning:
-            ctx.save_for_backward(grad_x, grad_weight, count)
-        return total / count
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
-        grad_x, grad_weight, count = ctx.saved_tensors
-        grad = grad / count  # only here, where the loss is scaled: float16 would lose small slopes
-        return (grad_x.float() * grad).to(grad_x.dtype), grad_weight * grad, None, None
-
-
 class GPT(nn.Module):
-    """A decoder-only transformer whose token table is also its output head."""
+    """A decoder-only transformer whose token embedding is also its output head."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -200,27 +126,28 @@ class GPT(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
-                # GPT-2 (section 2.3) scales what is added to the residual stream by 1/sqrt(2L).
+                # GPT-2's standard deviation; what is added to the residual stream is scaled by
+                # 1/sqrt(2L) (section 2.3).
                 residual = name.endswith("c_proj.weight")
                 std = 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02
                 nn.init.normal_(parameter, std=std)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
+        self, idx: Tensor, targets: Tensor | None = None, cache: "KVCache | None" = None
     ) -> Tensor:
         """Read tokens.
 
         Args:
             idx: ids, shape (B, T), T at most block_size.
-            targets: the ids that should follow, shape (B, T); -1 where none is asked for.
-            cache: tokens read before, which idx follows: either empty, or T is 1.
+            targets: the ids that should follow, shape (B, T); -1 where there is none.
+            cache: keys and values of the preceding tokens; empty (prefill), or T is 1 (decode).
 
         Returns:
             with targets the mean loss in nats per token, a scalar; without, the logits of the
             ids that follow, shape (B, T, V).
 
         Raises:
-            ValueError: more tokens than the window holds.
+            ValueError: more tokens than the context window has.
         """
         T, past = idx.shape[1], cache.length if cache else 0
         if past + T > self.config.block_size or (past and T > 1):
@@ -234,80 +161,28 @@ class GPT(nn.Module):
             cache.length += T
         if targets is None:
             return F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
-        # HeadLoss sees whether its inputs want gradients, but not that no_grad wants none.
+        # Inside an autograd Function gradients look required even under no_grad: detach says no.
         weight = self.wte.weight if torch.is_grad_enabled() else self.wte.weight.detach()
-        return HeadLoss.apply(x.flatten(0, 1), weight, targets.flatten(), self.config.vocab_size)
+        return ChunkedCrossEntropy.apply(
+            x.flatten(0, 1), weight, targets.flatten(), self.config.vocab_size
+        )
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        idx: Tensor,
-        max_new_tokens: int,
-        end_of_text: int | None = None,
-        generator: torch.Generator | None = None,
-        repetition_penalty: float = 1.0,
-        **sampling,
-    ) -> Iterator[Tensor]:
-        """Continue B beginnings of equal length, token by token.
-
-        The beginning is read once, then every new token alone, through a KV cache. When the
-        window is full it begins anew from its last block_size // 2 tokens.
-
-        Args:
-            idx: ids of the beginnings, shape (B, T), T at least 1.
-            end_of_text: a row that has reached this id repeats it; all rows there end the
-                generation. None never stops.
-            generator: source of chance, on the device of idx.
-            repetition_penalty: divides (or, below zero, multiplies) the logits of ids that stand
-                in the text already (Keskar et al. 2019, section 4.1).
-            sampling: as `sample_ids` takes it.
-
-        Yields:
-            the next id of every row, shape (B,).
-        """
-        window = self.config.block_size
-        cache, unread = KVCache(self.config), idx
-        seen = torch.zeros(len(idx), self.config.vocab_size, dtype=torch.bool, device=idx.device)
-        seen.scatter_(1, idx, True)
-        if end_of_text is not None:
-            seen[:, end_of_text] = False  # it begins every story, and must be free to end it
-        ended = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
-        for _ in range(max_new_tokens):
-            if cache.length + unread.shape[1] > window:
-                cache, unread = KVCache(self.config), idx[:, -max(1, window // 2) :]
-            logits = self(unread, cache=cache)[:, -1].float()
-            if repetition_penalty != 1:
-                scaled = torch.where(
-                    logits > 0, logits / repetition_penalty, logits * repetition_penalty
-                )
-                logits = torch.where(seen, scaled, logits)
-            new = sample_ids(logits, generator=generator, **sampling)
-            if end_of_text is not None:
-                new = torch.where(ended, end_of_text, new)
-                ended = ended | (new == end_of_text)
-            yield new
-            if end_of_text is not None and ended.all():
-                return
-            unread = new[:, None]
-            seen.scatter_(1, unread, True)
-            idx = torch.cat([idx[:, -window:], unread], dim=1)
-
-    def optimizer_groups(self, weight_decay: float) -> list[dict]:
-        """Parameters for AdamW: matrices are decayed, vectors (biases, LayerNorms) are not."""
+    def param_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Matrices, which weight decay applies to, and vectors (biases, LayerNorms)."""
         parameters = list(self.parameters())
-        matrices = [p for p in parameters if p.dim() >= 2]
-        vectors = [p for p in parameters if p.dim() < 2]
-        return [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        return [p for p in parameters if p.dim() >= 2], [p for p in parameters if p.dim() < 2]
+
+    def matmul_weights(self) -> list[nn.Parameter]:
+        """The matrices that activations are multiplied with: linear layers and output head."""
+        linear = [m.weight for m in self.modules() if isinstance(m, nn.Linear)]
+        return [*linear, self.wte.weight]
 
     def count_parameters(self) -> int:
-        """Parameters without the position table, as nanoGPT counts them."""
+        """Parameters without the position embedding, as nanoGPT counts them."""
         return sum(p.numel() for p in self.parameters()) - self.wpe.weight.numel()
 
     def flops_per_token(self) -> int:
-        """Floating-point operations to train on one token: 6N + 12·L·H·D·T.
+        """Floating-point operations to train on one token: 6N + 12·L·C·T.
 
         From PaLM (Chowdhery et al. 2022), appendix B: forward and backward take 6 per parameter,
         and attention over T tokens 12·T per layer and channel.
@@ -315,8 +190,144 @@ class GPT(nn.Module):
         c = self.config
         return 6 * self.count_parameters() + 12 * c.n_layer * c.n_embd * c.block_size
 
+    @torch.inference_mode()
+    def generate(
+        self,
+        idx: Tensor,
+        max_new_tokens: int,
+        eot_id: int | None = None,
+        generator: torch.Generator | None = None,
+        repetition_penalty: float = 1.0,
+        **sampling,
+    ) -> Iterator[Tensor]:
+        """Continue B prompts of equal length, token by token.
 
-def sample_ids(
+        The prompt is read once, then each new token alone, through a KV cache. When the context
+        window is full, generation restarts from its last block_size // 2 tokens with a new cache:
+        the cached keys and values belong to absolute positions, which cannot be shifted.
+
+        Args:
+            idx: ids of the prompts, shape (B, T), T at least 1.
+            eot_id: the id that ends a sequence. Finished rows are padded with it, and generation
+                stops when all rows are finished. None: never stop early.
+            generator: random number generator, on the device of idx.
+            repetition_penalty: divides (or, below zero, multiplies) the logits of ids that are in
+                the text already (Keskar et al. 2019, section 4.1).
+            sampling: as `sample_next_token` takes it.
+
+        Yields:
+            the next id of every row, shape (B,).
+        """
+        window = self.config.block_size
+        cache, next_input = KVCache(self.config), idx
+        seen = torch.zeros(len(idx), self.config.vocab_size, dtype=torch.bool, device=idx.device)
+        seen.scatter_(1, idx, True)
+        if eot_id is not None:
+            seen[:, eot_id] = False  # it precedes every story, and must not be penalized at its end
+        finished = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
+        for _ in range(max_new_tokens):
+            if cache.length + next_input.shape[1] > window:
+                cache, next_input = KVCache(self.config), idx[:, -max(1, window // 2) :]
+            logits = self(next_input, cache=cache)[:, -1].float()
+            if repetition_penalty != 1:
+                scaled = torch.where(
+                    logits > 0, logits / repetition_penalty, logits * repetition_penalty
+                )
+                logits = torch.where(seen, scaled, logits)
+            new = sample_next_token(logits, generator=generator, **sampling)
+            if eot_id is not None:
+                new = torch.where(finished, eot_id, new)
+                finished = finished | (new == eot_id)
+            yield new
+            if eot_id is not None and finished.all():
+                return
+            next_input = new[:, None]
+            seen.scatter_(1, next_input, True)
+            idx = torch.cat([idx[:, -window:], next_input], dim=1)
+
+
+# What makes it fast -------------------------------------------------------------------------
+
+LOSS_CHUNK_TOKENS = 512  # tokens whose logits are in memory at a time; docs/speed.md says why 512
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of the output head, without ever holding all its logits.
+
+    The logits of 64 x 256 tokens over 50,304 ids would fill 3.3 GB in float32. So the head takes
+    LOSS_CHUNK_TOKENS tokens at a time and computes their gradient at once, while their logits are
+    still there: the gradient of cross-entropy is softmax(logits) - onehot(target).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+        """x (N, C), weight (padded V, C), targets (N,) with -1 where there is none -> ()."""
+        device_type = x.device.type
+        if torch.is_autocast_enabled(device_type):
+            x = x.to(torch.get_autocast_dtype(device_type))
+        w = weight.to(x.dtype)
+        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        mask = (targets >= 0)[:, None]
+        count = mask.sum().clamp(min=1)
+        total = torch.zeros((), device=x.device)
+        # Reuse the same buffers for every chunk: the OS would have to zero newly allocated pages.
+        logits = x.new_empty(min(len(x), LOSS_CHUNK_TOKENS), len(w))
+        probs = torch.empty_like(logits, dtype=torch.float32)
+        if needs_grad:
+            grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+            grad_weight_chunk = torch.empty_like(w)
+        for start in range(0, len(x), LOSS_CHUNK_TOKENS):
+            chunk = slice(start, start + LOSS_CHUNK_TOKENS)
+            rows, target = x[chunk], targets[chunk, None].clamp(min=0)
+            logits, probs = logits[: len(rows)], probs[: len(rows)]
+            probs.copy_(torch.mm(rows, w.T, out=logits))
+            probs[:, vocab_size:] = -math.inf  # padding is not an id
+            torch.softmax(probs, 1, out=probs)
+            # Clamped to e^-87: a loss above 87 nats would be infinite otherwise.
+            target_probs = probs.gather(1, target).clamp(min=torch.finfo(torch.float32).tiny)
+            total -= (target_probs.log() * mask[chunk]).sum()
+            if needs_grad:
+                probs.scatter_add_(1, target, -torch.ones_like(target_probs))
+                grad_logits = logits.copy_(probs)
+                grad_x[chunk] = (grad_logits @ w) * mask[chunk]
+                grad_weight += torch.mm(grad_logits.T, rows * mask[chunk], out=grad_weight_chunk)
+        if needs_grad:
+            ctx.save_for_backward(grad_x, grad_weight, count)
+        return total / count
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        grad_x, grad_weight, count = ctx.saved_tensors
+        # Divide by count only here: `grad` already has GradScaler's factor, so that small numbers
+        # do not underflow in float16.
+        grad = grad / count
+        return (grad_x.float() * grad).to(grad_x.dtype), grad_weight * grad, None, None
+
+
+class KVCache:
+    """Keys and values of the tokens that the model has read, so that each is read only once.
+
+    One tensor of shape (2, B, H, block_size, D) per layer. Keys come in as attention uses them:
+    after any rotation by position.
+    """
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        self.layers = [None] * config.n_layer
+        self.length = 0  # tokens read
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values of T new tokens, (B, H, T, D) each; returns those of all so far."""
+        B, H, T, D = k.shape
+        if self.layers[layer] is None:
+            self.layers[layer] = k.new_empty(2, B, H, self.config.block_size, D)
+        new = self.layers[layer].narrow(3, self.length, T)
+        new[0].copy_(k)
+        new[1].copy_(v)
+        return self.layers[layer].narrow(3, 0, self.length + T).unbind()
+
+
+def sample_next_token(
     logits: Tensor,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -324,13 +335,15 @@ def sample_ids(
     min_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw one id from each row of logits (B, V); returns (B,).
+    """Sample one id from each row of logits (B, V); returns (B,).
 
     Args:
-        temperature: below 1 bolder towards the likely, above 1 wilder; 0 takes the likeliest.
-        top_k: only the k likeliest ids.
-        top_p: only the likeliest ids that together reach this probability (Holtzman et al. 2020).
-        min_p: only ids at least this many times as likely as the likeliest (Nguyen et al. 2024).
+        temperature: below 1 sharpens the distribution, above 1 flattens it; 0 is greedy.
+        top_k: only the k most probable ids.
+        top_p: nucleus sampling: only the smallest set of most probable ids that together have this
+            probability (Holtzman et al. 2020).
+        min_p: only ids at least this many times as probable as the most probable one (Nguyen et
+            al. 2024).
     """
     if temperature == 0:
         return logits.argmax(1)
@@ -339,18 +352,17 @@ def sample_ids(
         kth = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
     if top_p is not None and top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        chances = ordered.softmax(1)
-        beyond = chances.cumsum(1) - chances >= top_p  # likelier ids reach top_p without it
-        logits = logits.masked_fill(beyond.scatter(1, order, beyond), -math.inf)
+        sorted_logits, indices = logits.sort(descending=True)
+        probs = sorted_logits.softmax(1)
+        outside = probs.cumsum(1) - probs >= top_p  # more probable ids reach top_p without it
+        logits = logits.masked_fill(outside.scatter(1, indices, outside), -math.inf)
     if min_p is not None:
-        chances = logits.softmax(1)
-        logits = logits.masked_fill(chances < min_p * chances.amax(1, keepdim=True), -math.inf)
-    # The id at which the summed chances pass a random share of them all: on a CPU ten times faster
-    # than torch.multinomial, which draws a random number for every id.
-    reached = logits.softmax(1).cumsum(1)
-    total = reached[:, -1:]
-    share = torch.rand(total.shape, generator=generator, device=logits.device) * total
-    # Rounding could make it all of them, which none passes.
-    share = torch.minimum(share, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(reached, share, right=True)[:, 0]
+        probs = logits.softmax(1)
+        logits = logits.masked_fill(probs < min_p * probs.amax(1, keepdim=True), -math.inf)
+    # Inverse-CDF sampling: draw u in [0, total), take the first id whose cumulative probability
+    # exceeds u. On a CPU 10 times as fast as torch.multinomial, which draws a number for every id.
+    cdf = logits.softmax(1).cumsum(1)
+    total = cdf[:, -1:]
+    u = torch.rand(total.shape, generator=generator, device=logits.device) * total
+    u = torch.minimum(u, total.nextafter(torch.zeros_like(total)))  # rounding could make it total
+    return torch.searchsorted(cdf, u, right=True)[:, 0]

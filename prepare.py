@@ -13,6 +13,7 @@ Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean
 import json
 import os
 import shutil
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configurator import ROOT, UserError, parse, run
+from configurator import ROOT, UserError, parse, start
 from tinystories.stories.catalog import (
     HUB,
     RULES,
@@ -63,19 +64,19 @@ class Settings:
 
 
 if __name__ == "__main__":  # --help and mistakes answer before the slow imports
-    run(lambda argv: Settings(**parse(Settings, argv)[0]))
+    start(parse, Settings, sys.argv[1:])
 
 from tqdm import tqdm
 
 from tinystories import dataset as tokens
 from tinystories import tokenizer
+from tinystories.files import replace_folder
 
 
 def main(argv: list[str]) -> None:
-    given, _ = parse(Settings, argv)
-    s = Settings(**given)
+    s = parse(Settings, argv).settings
     if s.vocab_size is not None:
-        largest = tokenizer.GPT2_SIZE if s.tokenizer == "gpt2" else tokenizer.LARGEST
+        largest = tokenizer.GPT2_VOCAB_SIZE if s.tokenizer == "gpt2" else tokenizer.MAX_VOCAB_SIZE
         tokenizer.check_size(s.vocab_size, largest)
     folder = tokens.dataset_folder(s.dataset)
     if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
     try:
         meta = build(s, source, building) | wanted
         tokens.write_meta(building, meta)
-        tokens.publish(building, folder)
+        replace_folder(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     report(meta)
@@ -225,7 +226,7 @@ def write_tokens(words: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
         for ids, stories, text_bytes in in_order(encode, batches):
             writer.write(ids, stories, text_bytes)
     (folder / f"{split}.jsonl").unlink()
-    return writer.manifest()
+    return writer.metadata()
 
 
 def in_order(function: Callable, items: Iterable) -> Iterator:
@@ -267,4 +268,4 @@ def summary(meta: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    start(main, sys.argv[1:])

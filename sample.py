@@ -1,115 +1,91 @@
-"""Let a trained model tell stories.
+"""Generate stories with a trained model.
 
-    python sample.py                              three by the run trained last
-    python sample.py --start="Once upon a time"   with the same beginning
-    python sample.py --start=FILE:beginning.txt   from a file; - standard input
+    python sample.py                              three, by the run trained last
+    python sample.py --start="Once upon a time"   that all begin like this
+    python sample.py --start=FILE:prompt.txt      prompt from a file; - from stdin
     python sample.py --stream=True                word by word
-    python sample.py --interactive=True           type beginnings, read stories
+    python sample.py --interactive=True           type prompts, read stories
 
-Stories go to standard output, all else to standard error.
+Stories go to standard output, everything else to standard error.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configurator import UserError, parse, run
+from configurator import RangedSettings, UserError, configure, start
+from tinystories.ranges import Count, NonNegative, Positive, PositiveShare, Seed, Share
 
 
 @dataclass
-class Settings:
+class Settings(RangedSettings):
     # Model
-    out_dir: str | None = None  # folder of the run; None: the run trained last
-    checkpoint: str = "best.pt"  # in that folder: best.pt or ckpt.pt, the newest
+    out_dir: str | None = None  # run folder; None: the run trained last
+    checkpoint: str = "best.pt"  # in it: best.pt, or ckpt.pt for the newest
     # Stories
-    start: str = ""  # the beginning of every story; FILE:path reads a file, - standard input
-    num_samples: int = 3  # stories, told in one batch
-    max_new_tokens: int = 500  # of each story
-    stop: bool = True  # at the end of the story
-    stream: bool = False  # print words as they come
-    interactive: bool = False  # type beginnings, one story each
-    seed: int = 1337  # the same seed tells the same stories
-    # Choice of the next token
-    temperature: float = 0.8  # below 1 safer, above 1 wilder; 0 always takes the likeliest
-    top_k: int | None = None  # only the k likeliest
-    top_p: float | None = None  # only the likeliest that together reach this probability
-    min_p: float | None = None  # only those at least this many times as likely as the likeliest
-    repetition_penalty: float = 1.0  # above 1 avoids tokens that stand in the story already
+    start: str = ""  # prompt of every story; FILE:path, or - for stdin
+    num_samples: Count = 3  # stories
+    max_new_tokens: Count = 500  # per story
+    stop: bool = True  # stop at the end-of-text token
+    stream: bool = False  # print words as they are generated
+    interactive: bool = False  # type prompts, one story each
+    seed: Seed = 1337  # the same seed gives the same stories
+    # Sampling of the next token
+    temperature: NonNegative = 0.8  # below 1 less random; 0 is greedy
+    top_k: Count | None = None  # only the k most probable tokens
+    top_p: PositiveShare | None = None  # only the most probable, to this sum
+    min_p: Share | None = None  # relative to the most probable
+    repetition_penalty: Positive = 1.0  # above 1 avoids tokens already used
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products
-
-    def __post_init__(self):
-        for name in ("num_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}; it must lie in 0 to 2^63")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix multiplications
 
 
-if __name__ == "__main__":  # --help and mistakes answer before the slow imports
-    run(lambda argv: Settings(**parse(Settings, argv)[0]))
-
-from tqdm import tqdm
+command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import device
-from tinystories import generate as storyteller
-from tinystories import run as checkpoint
+from tinystories.generate import (
+    Piece,
+    Sampling,
+    collect_stories,
+    generate_stories,
+    prepare_for_generation,
+)
+from tinystories.run import load_model, newest_run, run_folder
+from tinystories.terminal import log_stderr, progress
 
-RULE = "-" * 79
+RULE = "-" * 79  # between two stories
 
 
-def main(argv: list[str]) -> None:
-    given, _ = parse(Settings, argv)
-    s = Settings(**given)
-    sampling = storyteller.Sampling(s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty)
-    beginning = read_beginning(s.start)
-    out_dir = s.out_dir or checkpoint.newest_run()
-    folder = checkpoint.run_folder(out_dir)
-    model, tokenizer, _ = checkpoint.load_model(folder, s.checkpoint)
-    hardware = device.choose(s.device, s.dtype)
-    model = storyteller.for_telling(model.to(hardware.device), hardware)
-    note(f"{s.checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
+def main(s: Settings) -> None:
+    sampling = Sampling(s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty)
+    prompt = read_prompt(s.start)
+    out_dir = s.out_dir or newest_run()
+    model, tokenizer, _ = load_model(run_folder(out_dir), s.checkpoint)
+    hardware = device.select_hardware(s.device, s.dtype)
+    model = prepare_for_generation(model.to(hardware.device), hardware)
+    log_stderr(f"{s.checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
     for reason in hardware.reasons:
-        note(reason)
+        log_stderr(reason)
 
-    def tell(beginning: str, count: int, seed: int):
-        length = len(tokenizer.encode(beginning)) + 1
+    def generate(prompt: str, count: int, seed: int) -> Iterator[list[Piece]]:
+        length = len(tokenizer.encode(prompt)) + 1
         if length > model.config.block_size:
-            note(f"the beginning has {length} tokens; the model sees the last of them only")
-        return storyteller.tell(
-            model, tokenizer, hardware, beginning, count, s.max_new_tokens, sampling, seed, s.stop
+            log_stderr(f"the prompt has {length} tokens; the model sees only the last of them")
+        return generate_stories(
+            model, tokenizer, hardware, prompt, count, s.max_new_tokens, sampling, seed, s.stop
         )
 
-    try:
+    with device.out_of_memory(f"lower num_samples (now {s.num_samples})"):
         if s.interactive:
-            return converse(tell, s.seed)
-        tell_all(s, tell(beginning, s.num_samples, s.seed), beginning)
-    except (RuntimeError, MemoryError) as error:
-        if not device.is_out_of_memory(error):
-            raise
-        raise UserError(f"out of memory: lower num_samples (now {s.num_samples})") from None
+            converse(generate, s.seed)
+        else:
+            print_stories(s, generate(prompt, s.num_samples, s.seed), prompt)
 
 
-def tell_all(s: Settings, told: Iterable[list[str | None]], beginning: str) -> None:
-    """Print stories as they are told, or all at the end."""
-    if s.stream:
-        ended = stream(told, beginning, s.num_samples)
-    else:
-        bar = tqdm(told, total=s.max_new_tokens, unit="tok", leave=False, disable=None)
-        stories = storyteller.tell_whole(bar, beginning, s.num_samples)
-        print(f"\n{RULE}\n".join(story.text for story in stories))
-        ended = sum(story.ended for story in stories)
-    if s.stop and ended < s.num_samples:
-        note(
-            f"({s.num_samples - ended} of {s.num_samples} cut off after {s.max_new_tokens} tokens; "
-            "a larger --max_new_tokens lets them go on)"
-        )
-
-
-def read_beginning(start: str) -> str:
+def read_prompt(start: str) -> str:
     """The text that --start means, without a line break at its end.
 
     Raises:
@@ -125,39 +101,41 @@ def read_beginning(start: str) -> str:
     except OSError as error:
         raise UserError(f"cannot read {start.removeprefix('FILE:')}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"the beginning from {start} is not UTF-8 text") from None
+        raise UserError(f"the prompt from {start} is not UTF-8 text") from None
     return start.removesuffix("\n").removesuffix("\r")
 
 
-def converse(tell, seed: int) -> None:
-    """Tell a story for each beginning that is typed, until the input ends."""
-    note("type a beginning and Enter, or Enter alone; Ctrl-D ends")
-    while True:
-        print("> ", end="", flush=True, file=sys.stderr)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        beginning = line.rstrip("\r\n")
-        stream(tell(beginning, 1, seed), beginning, 1)
-        seed += 1
+def print_stories(s: Settings, pieces: Iterator[list[Piece]], prompt: str) -> None:
+    """Print stories as they are generated, or all at the end."""
+    if s.stream:
+        num_ended = stream(pieces, prompt, s.num_samples)
+    else:
+        pieces = progress(pieces, "generating", "tok", total=s.max_new_tokens)
+        stories = collect_stories(pieces, prompt, s.num_samples)
+        print(f"\n{RULE}\n".join(story.text for story in stories))
+        num_ended = sum(story.ended for story in stories)
+    if s.stop and num_ended < s.num_samples:
+        log_stderr(
+            f"({s.num_samples - num_ended} of {s.num_samples} cut off after {s.max_new_tokens} "
+            "tokens; raise --max_new_tokens to let them end)"
+        )
 
 
-def stream(told: Iterable[list[str | None]], beginning: str, count: int) -> int:
-    """Print stories as they are told: the first one live, then what there is of the next.
+def stream(rows: Iterator[list[Piece]], prompt: str, count: int) -> int:
+    """Print stories as they are generated: the first one live, then what there is of the next.
 
     Returns:
-        how many of them the model brought to an end.
+        how many of them the model ended.
     """
-    waiting, ended, current = [beginning] * count, [False] * count, 0
+    waiting, ended, current = [prompt] * count, [False] * count, 0
 
     def show(i: int) -> None:
         print(waiting[i], end="", flush=True)
         waiting[i] = ""
 
-    for pieces in told:
-        for i, piece in enumerate(pieces):
-            waiting[i] += piece or ""
-            ended[i] = piece is None
+    for pieces in rows:
+        waiting = [text + piece.text for text, piece in zip(waiting, pieces, strict=True)]
+        ended = [piece.ended for piece in pieces]
         show(current)
         while ended[current] and current + 1 < count:
             current += 1
@@ -170,9 +148,18 @@ def stream(told: Iterable[list[str | None]], beginning: str, count: int) -> int:
     return sum(ended)
 
 
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def converse(generate: Callable[[str, int, int], Iterator[list[Piece]]], seed: int) -> None:
+    """Generate a story for each prompt that is typed, until the input ends."""
+    log_stderr("type a prompt and Enter, or only Enter; Ctrl-D ends")
+    while True:
+        print("> ", end="", flush=True, file=sys.stderr)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        prompt = line.rstrip("\r\n")
+        stream(generate(prompt, 1, seed), prompt, 1)
+        seed += 1
 
 
 if __name__ == "__main__":
-    run(main)
+    start(main, command_line.settings)

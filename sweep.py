@@ -35,7 +35,7 @@ import textwrap
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from configurator import ROOT, UserError, check, parse, run
+from configurator import ROOT, UserError, check, parse, start
 
 
 @dataclass
@@ -247,7 +247,7 @@ def open_sweep(folder: Path, fixed: dict, overwrite: bool) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is there and holds no sweep; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_whole(path, json.dumps(fixed, indent=2).encode())
+    atomic_write(path, json.dumps(fixed, indent=2).encode())
 
 
 # Running ------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def train_one(r: Run, configs: list[str], child: Child) -> dict:
     reached = result(r.folder)
     if not math.isfinite(reached["val_bits_per_byte"]):
         return row_of(r, error="the trained model's loss is not finite")
-    checkpoint.write_whole(r.folder / "result.json", json.dumps(reached, indent=2).encode())
+    atomic_write(r.folder / "result.json", json.dumps(reached, indent=2).encode())
     return row_of(r, **reached)
 
 
@@ -392,7 +392,7 @@ def write_results(path: Path, rows: list[dict], swept: list[str]) -> None:
     writer = csv.DictWriter(text, ["run", *swept, *RESULT, "error"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    checkpoint.write_whole(path, text.getvalue().encode())
+    atomic_write(path, text.getvalue().encode())
 
 
 def table(rows: list[dict], swept: list[str]) -> str:
@@ -481,4 +481,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    start(main, sys.argv[1:])

@@ -81,7 +81,7 @@ def legend(of) -> list[str]:
 def test_a_real_run_is_drawn_as_a_png_as_wide_as_a_page(run, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "DPI", 100)
     shutil.copy(run / "log.csv", tmp_path)
-    figures.draw_run(tmp_path)
+    figures.plot_run(tmp_path)
     assert imread(tmp_path / "loss.png").shape[1] == 900
     for colour in (figures.BLUE, figures.VERMILLION, figures.GREEN):
         assert pixels(tmp_path / "loss.png", colour) > 100
@@ -89,7 +89,7 @@ def test_a_real_run_is_drawn_as_a_png_as_wide_as_a_page(run, tmp_path, monkeypat
 
 def test_losses_rate_and_norm_stand_at_their_steps(tmp_path, drawn):
     rows = [evaluation(0, 3.0), step(1), step(2), step(3), evaluation(3, 1.5)]
-    figures.draw_run(log_of(tmp_path / "mine", *rows))
+    figures.plot_run(log_of(tmp_path / "mine", *rows))
     loss, rate, norm = drawn[0].axes
     each, mean, train, val = map(points, loss.lines)
     assert each == [(1, 7.99), (2, 7.98), (3, 7.97)]
@@ -104,7 +104,7 @@ def test_losses_rate_and_norm_stand_at_their_steps(tmp_path, drawn):
 
 def test_steps_tokens_and_minutes_are_scales_of_one_axis(tmp_path, drawn):
     uneven = step(20, minutes=8)  # the second ten steps took seven minutes, the first one
-    figures.draw_run(log_of(tmp_path, step(10), uneven))
+    figures.plot_run(log_of(tmp_path, step(10), uneven))
     tokens, minutes = drawn[0].axes[2].child_axes
     of_tokens = {label.get_text(): label.get_position()[0] for label in tokens.get_xticklabels()}
     of_minutes = {label.get_text(): label.get_position()[0] for label in minutes.get_xticklabels()}
@@ -118,7 +118,7 @@ def test_steps_tokens_and_minutes_are_scales_of_one_axis(tmp_path, drawn):
 def test_a_log_that_holds_its_header_alone_gives_an_empty_picture(tmp_path, drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.draw_run(log_of(tmp_path))
+        figures.plot_run(log_of(tmp_path))
     assert not any(len(line.get_xdata()) for line in drawn[0].axes[0].lines)
     assert imread(tmp_path / "loss.png").std() > 0  # axes and legend
 
@@ -126,7 +126,7 @@ def test_a_log_that_holds_its_header_alone_gives_an_empty_picture(tmp_path, draw
 def test_what_is_missing_or_not_finite_is_not_drawn(tmp_path, drawn):
     cells = ("", "nan", "inf", "-inf", "n/a", None, "1e400")
     bad = [step(n, loss=cell, grad_norm=cell, learning_rate=cell) for n, cell in enumerate(cells)]
-    figures.draw_run(log_of(tmp_path, *bad, step(8), step(9), evaluation(9, "nan")))
+    figures.plot_run(log_of(tmp_path, *bad, step(8), step(9), evaluation(9, "nan")))
     for axes in drawn[0].axes:
         assert [x for x, _ in points(axes.lines[0])] == [8, 9]
     assert legend(drawn[0].axes[0])[-1] == "evaluated on val: none yet"
@@ -135,7 +135,7 @@ def test_what_is_missing_or_not_finite_is_not_drawn(tmp_path, drawn):
 def test_numbers_that_have_no_logarithm_disturb_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.draw_run(
+        figures.plot_run(
             log_of(tmp_path, step(1, loss=0, grad_norm=0), step(2, loss=-1, grad_norm=0))
         )
 
@@ -150,7 +150,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 def test_a_long_curve_is_thinned_and_keeps_its_spikes(tmp_path, drawn):
     rows = [step(number) for number in range(1, 5001)]
     rows[1234]["grad_norm"] = 99.0
-    figures.draw_run(log_of(tmp_path, *rows))
+    figures.plot_run(log_of(tmp_path, *rows))
     curve = points(drawn[0].axes[2].lines[0])
     assert len(curve) <= figures.POINTS
     assert (1235, 99.0) in curve
@@ -158,7 +158,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_spikes(tmp_path, drawn):
 
 def test_the_running_mean_of_noise_is_calm(tmp_path, drawn):
     noise = np.random.default_rng(0).normal(size=1000)
-    figures.draw_run(log_of(tmp_path, *(step(n + 1, loss=5 + noise[n]) for n in range(1000))))
+    figures.plot_run(log_of(tmp_path, *(step(n + 1, loss=5 + noise[n]) for n in range(1000))))
     mean = drawn[0].axes[0].lines[1].get_ydata()
     assert len(mean) == 1000
     assert np.std(mean) < 0.4
@@ -167,7 +167,7 @@ def test_the_running_mean_of_noise_is_calm(tmp_path, drawn):
 
 def test_a_folder_without_a_log_is_named(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*log\.csv"):
-        figures.draw_run(tmp_path)
+        figures.plot_run(tmp_path)
 
 
 def test_drawing_disturbs_neither_chance_nor_the_settings_of_matplotlib(tmp_path):
@@ -176,7 +176,7 @@ def test_drawing_disturbs_neither_chance_nor_the_settings_of_matplotlib(tmp_path
         return dict(matplotlib.rcParams), random.getstate(), numpy, torch.get_rng_state().tolist()
 
     before = state()
-    figures.draw_run(log_of(tmp_path, step(1), evaluation(1, 2.0)))
+    figures.plot_run(log_of(tmp_path, step(1), evaluation(1, 2.0)))
     assert state() == before
 
 
@@ -209,7 +209,7 @@ def test_a_picture_takes_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
 def test_runs_are_drawn_against_steps_tokens_and_minutes(tmp_path, drawn):
     one = log_of(tmp_path / "one", evaluation(0, 3.0), step(10), evaluation(10, 2.0), step(20))
     slow = [step(10, minutes=5), evaluation(15, 1.5), step(20, minutes=10), evaluation(20, 1.75)]
-    figures.draw_runs([one, log_of(tmp_path / "two", *slow)], tmp_path / "runs.png")
+    figures.plot_runs([one, log_of(tmp_path / "two", *slow)], tmp_path / "runs.png")
     steps, tokens, minutes = drawn[0].axes
     assert list(map(points, steps.lines)) == [[(10, 2.0)], [(15, 1.5), (20, 1.75)]]
     assert list(map(points, tokens.lines)) == [[(1000, 2.0)], [(1500, 1.5), (2000, 1.75)]]
@@ -221,26 +221,26 @@ def test_runs_are_drawn_against_steps_tokens_and_minutes(tmp_path, drawn):
 
 def test_an_evaluation_after_the_last_logged_step_goes_on_at_the_same_pace(tmp_path, drawn):
     folder = log_of(tmp_path / "run", step(10), evaluation(15, 2.0))
-    figures.draw_runs([folder], tmp_path / "runs.png")
+    figures.plot_runs([folder], tmp_path / "runs.png")
     _, tokens, minutes = drawn[0].axes
     assert points(tokens.lines[0]) == [(1500, 2.0)]
     assert points(minutes.lines[0]) == [(1.5, 2.0)]
 
 
 def test_what_no_logged_step_tells_is_not_drawn(tmp_path, drawn):
-    figures.draw_runs([log_of(tmp_path / "run", evaluation(15, 2.0))], tmp_path / "runs.png")
+    figures.plot_runs([log_of(tmp_path / "run", evaluation(15, 2.0))], tmp_path / "runs.png")
     assert [points(axes.lines[0]) for axes in drawn[0].axes] == [[(15, 2.0)], [], []]
 
 
 def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path, drawn):
     rows = step(1), evaluation(1, 2.0)
     folders = [log_of(tmp_path / parent / "run", *rows) for parent in "ab"]
-    figures.draw_runs([*folders, folders[0]], tmp_path / "runs.png")
+    figures.plot_runs([*folders, folders[0]], tmp_path / "runs.png")
     assert [text.partition(":")[0] for text in legend(drawn[0])] == ["a/run", "b/run"]
 
 
 def test_a_run_without_an_evaluation_stands_in_the_legend(tmp_path, drawn):
-    figures.draw_runs([log_of(tmp_path / "new")], tmp_path / "runs.png")
+    figures.plot_runs([log_of(tmp_path / "new")], tmp_path / "runs.png")
     assert legend(drawn[0]) == ["new: none yet"]
 
 
@@ -248,7 +248,7 @@ def test_any_name_of_a_run_is_shown_as_it_is(tmp_path, drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         folders = [log_of(tmp_path / name, evaluation(1, 2.0)) for name in ("_a", "$x_{$", "故事")]
-        figures.draw_runs(folders, tmp_path / "runs.png")
+        figures.plot_runs(folders, tmp_path / "runs.png")
     assert [text.partition(":")[0] for text in legend(drawn[0])] == ["_a", "$x_{$", "故事"]
 
 

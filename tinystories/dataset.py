@@ -1,25 +1,27 @@
-"""Token files: the .bin format and its manifest, and which windows of tokens make a batch.
+"""Datasets: the .bin format, its metadata, the stories in it, and which windows make a batch.
 
 data/<dataset>/ holds train.bin and val.bin (little-endian uint16 ids, nothing else; every story
-is followed by the end-of-text id), meta.json (where they come from, how many, checksums) and
-tokenizer.json. A .bin of any other nanoGPT-style repo trains here too, and ours there.
+is followed by the end-of-text id), meta.json (sources, counts, checksums) and tokenizer.json. A
+.bin of any other nanoGPT-style repo trains here too, and ours there. A window is a sequence of
+block_size tokens: what the model is trained on and what it sees at once.
 """
 
 import functools
 import hashlib
-import json
-import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from configurator import ROOT, UserError
+from tinystories.files import read_json, sha256_of, write_json
+from tinystories.tokenizer import Tokenizer, gpt2
 
 FORMAT = 1  # of meta.json
-GPT2_VOCAB_SIZE = 50_257  # a folder without meta.json is taken to hold GPT-2's ids
 SPLITS = ("train", "val")
-SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # what meta.json says of each
+SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each split
+CHUNK = 2**22  # ids that are read at a time
 
 
 # Writing ------------------------------------------------------------------------------------
@@ -28,7 +30,7 @@ SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # what meta.json says o
 class SplitWriter:
     """Writes one split's .bin, and keeps count of what goes in.
 
-    Use as a context manager; `manifest()` gives the split's entry in meta.json.
+    Use as a context manager; `metadata()` gives the split's entry in meta.json.
     """
 
     def __init__(self, path: Path):
@@ -51,59 +53,51 @@ class SplitWriter:
         self.tokens += len(ids)
         self.bytes += text_bytes
 
-    def manifest(self) -> dict:
+    def metadata(self) -> dict:
         """The counts and the checksum of what was written."""
         counts = (self.stories, self.tokens, self.bytes, self.sha256.hexdigest())
         return dict(zip(SPLIT_FIELDS, counts, strict=True))
 
 
 def dataset_folder(dataset: str) -> Path:
-    """Where a dataset lies: under data/, or wherever an absolute path says."""
+    """The folder of a dataset: under data/, unless its name is an absolute path."""
     return ROOT / "data" / Path(dataset).expanduser()
 
 
 def write_meta(folder: Path, meta: dict) -> None:
-    """Write meta.json, the manifest of a dataset folder."""
-    text = json.dumps({"format": FORMAT} | meta, indent=2, ensure_ascii=False)
-    (folder / "meta.json").write_text(text + "\n", encoding="utf-8")
+    """Write meta.json, the metadata of a dataset folder."""
+    write_json(folder / "meta.json", {"format": FORMAT} | meta)
 
 
 def read_meta(folder: Path) -> dict | None:
-    """The manifest of a dataset folder, or None where there is none.
+    """The metadata of a dataset folder, or None where there is no meta.json.
 
     Raises:
-        UserError: a manifest that is damaged or from a newer version.
+        UserError: it is damaged or from a newer version.
     """
-    path = folder / "meta.json"
-    if not path.exists():
-        return None
+
+    def is_valid(meta: dict) -> bool:
+        counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS[:3]]
+        hashes = [meta["splits"][split]["sha256"] for split in SPLITS]
+        numbers = [*counts, meta["tokenizer"]["vocab_size"]]
+        return (
+            meta["format"] == FORMAT
+            and isinstance(meta["settings"], dict)
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and all(isinstance(checksum, str) for checksum in hashes)
+        )
+
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS]
-        known = meta["format"] == FORMAT and "settings" in meta and None not in counts
-        known = known and meta["tokenizer"]["vocab_size"] > 0
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise UserError(f"{path} is damaged or of another format; prepare the dataset again")
-    return meta
-
-
-def publish(built: Path, folder: Path) -> None:
-    """Put a folder that was built under a temporary name in its place, whole."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    built.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        return read_json(folder / "meta.json", is_valid, "prepare the dataset again")
+    except FileNotFoundError:
+        return None
 
 
 # Reading ------------------------------------------------------------------------------------
 
 
 class TokenFile:
-    """One .bin, memory-mapped: its tokens are read as they are asked for.
+    """One .bin, memory-mapped: only the tokens that are asked for are read.
 
     Raises:
         UserError: a file that is missing, of odd size, or shorter than one window.
@@ -112,10 +106,10 @@ class TokenFile:
     def __init__(self, path: Path, vocab_size: int, block_size: int):
         self.path, self.vocab_size, self.block_size = path, vocab_size, block_size
         if not path.is_file():
-            raise UserError(f"there is no {path}: prepare the dataset again")
+            raise UserError(f"{path} is missing: prepare the dataset again")
         size = path.stat().st_size
         if size % 2:
-            raise UserError(f"{path} has {size:,} bytes, an odd number: it holds no uint16 ids")
+            raise UserError(f"{path} has an odd size, {size:,} bytes: it does not hold uint16 ids")
         if size < 2 * (block_size + 1):
             raise UserError(
                 f"{path} holds {size // 2:,} tokens; a window of block_size={block_size} "
@@ -145,29 +139,96 @@ class TokenFile:
                 continue
             x[row, : len(ids) - 1] = ids[:-1]
             y[row, : len(ids) - 1] = ids[1:]
-            if ids.max() >= self.vocab_size:
-                position = start + int((ids >= self.vocab_size).argmax())
-                raise UserError(
-                    f"{self.path} holds the id {self.ids[position]} at position {position:,}, "
-                    f"outside the vocabulary of {self.vocab_size:,}: prepare the dataset again"
-                )
+            self._check_ids(ids, start)
         return x, y
 
-    def in_order(self, tokens: int | None = None) -> np.ndarray:
-        """Starts of non-overlapping windows from the front, the short last one included.
+    def batches(
+        self, starts: np.ndarray, batch_size: int, pad: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The windows that begin at `starts`, `batch_size` at a time, as x and y of `windows`.
+
+        Args:
+            pad: fill the last batch with windows that have no target: a compiled model would be
+                compiled again for a smaller batch.
+        """
+        for first in range(0, len(starts), batch_size):
+            batch = starts[first : first + batch_size]
+            if pad:
+                missing = batch_size - len(batch)
+                batch = np.pad(batch, (0, missing), constant_values=len(self))
+            yield self.windows(batch)
+
+    def sequential_starts(self, tokens: int | None = None) -> np.ndarray:
+        """Starts of non-overlapping windows in order, the short last one included.
 
         As many as cover the first `tokens` targets (rounded up to a window), or the whole file.
         """
         last = len(self) - 1 if tokens is None else min(tokens, len(self) - 1)
         return np.arange(0, last, self.block_size)
 
-    def spread(self, count: int) -> np.ndarray:
+    def evenly_spaced_starts(self, count: int) -> np.ndarray:
         """Starts of `count` whole windows, evenly spaced from the first token to the last."""
         last_start = len(self) - self.block_size - 1
         return np.linspace(0, last_start, min(count, last_start + 1)).astype(np.int64)
 
+    def story_chunks(self, end_of_text: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
+        """Bounds (start, stop) of stretches of whole stories, each of about `size` ids.
 
-class Shuffle:
+        A stretch ends after an end of text; the last one, at the end of the file.
+        """
+        start = 0
+        while start < len(self):
+            stop, ends = start, ()
+            while not len(ends) and stop < len(self):  # a story may be longer than `size`
+                ends = np.flatnonzero(self.ids[stop : stop + size] == end_of_text) + stop
+                stop += size
+            stop = int(ends[-1]) + 1 if stop < len(self) else len(self)
+            yield start, stop
+            start = stop
+
+    def story_ids(self, end_of_text: int) -> Iterator[np.ndarray]:
+        """The uint16 ids of each story in order, its end of text included, in bounded memory.
+
+        Raises:
+            UserError: an id outside the vocabulary, with its position.
+        """
+        for start, stop in self.story_chunks(end_of_text):
+            ids = np.asarray(self.ids[start:stop])
+            self._check_ids(ids, start)
+            stops = np.flatnonzero(ids == end_of_text) + 1
+            yield from (story for story in np.split(ids, stops) if len(story))
+
+    def stories(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """The text of each story in order, in bounded memory.
+
+        Raises:
+            UserError: an id outside the vocabulary, with its position.
+        """
+        for start, stop in self.story_chunks(tokenizer.end_of_text, size=100_000):
+            yield from self.decode_stories(start, stop, tokenizer)
+
+    def decode_stories(self, start: int, stop: int, tokenizer: Tokenizer) -> Iterator[str]:
+        """The texts of the whole stories in ids [start, stop)."""
+        ids = np.asarray(self.ids[start:stop])
+        self._check_ids(ids, start)
+        text = tokenizer.decode_bytes(ids)
+        ends = ids == tokenizer.end_of_text
+        ends[-1] = True
+        stops = np.cumsum(tokenizer.byte_lengths()[ids])[ends].tolist()
+        for first, last in zip([0, *stops], stops, strict=False):
+            yield text[first:last].decode("utf-8", errors="replace")
+
+    def _check_ids(self, ids: np.ndarray, start: int) -> None:
+        """Raises UserError if one of `ids`, which begin at position `start`, is out of range."""
+        if ids.max() >= self.vocab_size:
+            at = int((ids >= self.vocab_size).argmax())
+            raise UserError(
+                f"{self.path} holds the id {ids[at]} at position {start + at:,}, "
+                f"outside the vocabulary of {self.vocab_size:,}: prepare the dataset again"
+            )
+
+
+class WindowSampler:
     """The order in which training sees the windows of a .bin of `tokens` tokens.
 
     Window i of an epoch begins at o + i·T, with T the block size and o a random offset of that
@@ -187,66 +248,75 @@ class Shuffle:
         parts = []
         while count > 0:
             epoch, place = divmod(seen, self.windows_per_epoch)
-            self._enter(epoch)
+            self._set_epoch(epoch)
             parts.append(self.order[place : place + count])
             seen, count = seen + len(parts[-1]), count - len(parts[-1])
         return np.concatenate(parts)
 
-    def _enter(self, epoch: int) -> None:
-        """Draw the offset and the order of an epoch."""
+    def _set_epoch(self, epoch: int) -> None:
+        """Draw the offset and the order of an epoch's windows."""
         if epoch == self.epoch:
             return
-        # RandomState's numbers are promised never to change, those of numpy's Generator are not.
+        # numpy promises that RandomState's numbers never change; Generator's may.
         bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
-        random = np.random.RandomState(bits)
-        slack = self.tokens - 1 - self.windows_per_epoch * self.block_size
-        offset = random.randint(slack + 1)
-        self.order = random.permutation(self.windows_per_epoch) * self.block_size + offset
+        rng = np.random.RandomState(bits)
+        max_offset = self.tokens - 1 - self.windows_per_epoch * self.block_size
+        offset = rng.randint(max_offset + 1)
+        self.order = rng.permutation(self.windows_per_epoch) * self.block_size + offset
         self.epoch = epoch
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared folder under data/, open for training."""
+    """A prepared folder, open for reading."""
 
     folder: Path
     train: TokenFile
     val: TokenFile
-    vocab_size: int
+    tokenizer: Tokenizer
     meta: dict | None  # None where the folder has no meta.json
 
     @functools.cached_property
-    def identity(self) -> str:
-        """A checksum of both splits: what a resumed run compares."""
+    def fingerprint(self) -> str:
+        """A checksum of both splits, which a resumed run compares with its own."""
         if self.meta:
             parts = [self.meta["splits"][split]["sha256"] for split in SPLITS]
         else:
-            parts = [_sha256(file.path) for file in (self.train, self.val)]
+            parts = [sha256_of(file.path) for file in (self.train, self.val)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def open_dataset(dataset: str, block_size: int) -> Dataset:
-    """Open data/<dataset>/ for training.
+def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dataset:
+    """Open data/<dataset>/. Without meta.json its ids are assumed to be GPT-2's.
+
+    Args:
+        block_size: tokens per window.
+        docs: docstrings that may hold the command which prepares the dataset.
 
     Raises:
-        UserError: the folder or a .bin is missing, or a .bin is not what meta.json says.
-        FileNotFoundError: there is no such folder (the caller knows how to prepare it).
+        UserError: the folder or a file is missing or damaged, or they do not fit together.
     """
     folder = dataset_folder(dataset)
     if not folder.is_dir():
-        raise FileNotFoundError(folder)
+        raise UserError(missing_dataset_message(folder, docs))
     meta = read_meta(folder)
-    vocab_size = meta["tokenizer"]["vocab_size"] if meta else GPT2_VOCAB_SIZE
-    train, val = (TokenFile(folder / f"{split}.bin", vocab_size, block_size) for split in SPLITS)
-    for split, file in zip(SPLITS, (train, val), strict=True):
+    tokenizer = Tokenizer.load(folder / "tokenizer.json") if meta else gpt2()
+    if meta and tokenizer.vocab_size != meta["tokenizer"]["vocab_size"]:
+        raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
+    paths = [folder / f"{split}.bin" for split in SPLITS]
+    files = [TokenFile(path, tokenizer.vocab_size, block_size) for path in paths]
+    for split, file in zip(SPLITS, files, strict=True):
         if meta and meta["splits"][split]["tokens"] != len(file):
             raise UserError(
                 f"{file.path} holds {len(file):,} tokens, but its meta.json says "
                 f"{meta['splits'][split]['tokens']:,}: prepare the dataset again"
             )
-    return Dataset(folder, train, val, vocab_size, meta)
+    return Dataset(folder, *files, tokenizer, meta)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def missing_dataset_message(folder: Path, docs: Iterable[str]) -> str:
+    """What to say of a dataset that is missing; config docstrings hold the prepare command."""
+    lines = [line.strip() for doc in docs for line in doc.splitlines()]
+    commands = [line[line.index("python prepare.py") :] for line in lines if "prepare.py" in line]
+    command = commands[-1] if commands else "python prepare.py (--help shows how)"
+    return f"{folder} is missing; prepare it with: {command}"

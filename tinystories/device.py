@@ -4,17 +4,18 @@ import contextlib
 import ctypes
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from configurator import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Dense 16-bit matrix products in TFLOP/s, from the makers' data sheets (their figures "with
-# sparsity" are twice as large). The first name that stands in the device's name counts.
+# Dense 16-bit matrix multiplication in TFLOP/s, from the makers' data sheets (their figures "with
+# sparsity" are twice as large). The first name that occurs in the device's name counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
@@ -33,20 +34,20 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and the precision it computes in; `reasons` is one line for each choice."""
+    """A device and the precision it computes in; `reasons` has one line per choice."""
 
     device: torch.device
     dtype: torch.dtype
     reasons: tuple[str, ...]
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Matrix products in `dtype`, sums and weights in float32."""
+        """Matrix multiplications in `dtype`; sums and weights stay in float32."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     def peak_flops(self) -> float | None:
-        """The most FLOP/s the device can do in `dtype`, or None where that is not known."""
+        """The peak FLOP/s of the device in `dtype`, or None where that is not known."""
         if self.device.type != "cuda" or self.dtype == torch.float32:
             return None
         name = torch.cuda.get_device_name(self.device)
@@ -57,61 +58,102 @@ class Hardware:
         )
 
 
-def choose(device: str = "auto", dtype: str = "auto") -> Hardware:
-    """The device and precision asked for, or the best there are.
+def select_hardware(
+    device: str = "auto", dtype: str = "auto", local_rank: int | None = None
+) -> Hardware:
+    """The requested device and precision, or the best available.
+
+    Args:
+        local_rank: the GPU to take where several processes share a machine.
 
     Raises:
-        UserError: a device that is not here.
+        UserError: the device is not available.
     """
-    place, why_device = _choose_device(device)
-    precision, why_dtype = _choose_dtype(place, dtype)
-    if place.type == "cpu":
-        keep_freed_memory()
-    if place.type == "cuda":
+    if local_rank is not None and device in ("auto", "cuda") and torch.cuda.is_available():
+        device = f"cuda:{local_rank}"
+    selected, why_device = _select_device(device)
+    precision, why_dtype = _select_dtype(selected, dtype)
+    if selected.type == "cpu":
+        tune_malloc()
+    if selected.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where float32 remains
-        if place.index is not None:
-            torch.cuda.set_device(place)
+        if selected.index is not None:
+            torch.cuda.set_device(selected)
     name = str(precision).removeprefix("torch.")
-    return Hardware(
-        place, precision, (f"device: {place} ({why_device})", f"precision: {name} ({why_dtype})")
-    )
+    reasons = (f"device: {selected} ({why_device})", f"precision: {name} ({why_dtype})")
+    return Hardware(selected, precision, reasons)
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep the memory that tensors leave, for those of the next step.
+def tune_malloc() -> None:
+    """Make glibc's malloc keep freed memory for the next step instead of returning it to the OS.
 
-    It would give much of it back to the system, and get it again as new pages, each of which has
-    to be zeroed first.
+    Memory that is returned comes back as new pages, each of which the OS has to zero first:
+    docs/speed.md has the numbers.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):  # glibc; the numbers are its malloc.h's
-        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: only larger pieces are given back, ...
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: only larger blocks are returned, ...
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: ... and never the end of the heap
 
 
-def compiled(module: torch.nn.Module, wanted: bool | str, hardware: Hardware, warm_up: Callable):
-    """The module under torch.compile where that is wanted and works, else as it is.
+def compile_model(
+    model: torch.nn.Module, wanted: bool | str, hardware: Hardware, batch_shape: tuple[int, int]
+) -> tuple[torch.nn.Module, str]:
+    """The model under torch.compile where that is wanted and works, else as it is.
 
     Args:
         wanted: True, False or "auto", which compiles on CUDA only.
-        warm_up: called with the compiled module to compile it here and now.
+        batch_shape: (B, T) of the batches; the model is compiled for it here and now.
 
     Returns:
-        the callable to train with, and one line that says what it is.
+        the module to train with, and one line that says what it is.
     """
     if wanted is False or (wanted == "auto" and hardware.device.type != "cuda"):
-        why = "as asked" if wanted is False else "pays on CUDA; --compile=True tries it here"
-        return module, f"compile: no ({why})"
+        why = "as requested" if wanted is False else "only worth it on CUDA; try --compile=True"
+        return model, f"compile: no ({why})"
     try:
-        faster = torch.compile(module)
-        warm_up(faster)
+        compiled = torch.compile(model)
+        run_once_to_compile(compiled, hardware, batch_shape)
     except Exception as error:  # a missing compiler, an old GPU, Windows: each its own exception
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
         torch._dynamo.reset()
-        return module, f"compile: no (it failed here: {reason})"
-    return faster, "compile: yes"
+        return model, f"compile: no (compilation failed: {reason})"
+    return compiled, "compile: yes"
+
+
+def run_once_to_compile(
+    model: torch.nn.Module, hardware: Hardware, batch_shape: tuple[int, int]
+) -> None:
+    """One forward and backward, and one forward as in evaluation, so that both are compiled."""
+    x = torch.zeros(batch_shape, dtype=torch.long, device=hardware.device)
+    with hardware.autocast():
+        loss = model(x, x)
+    loss.backward()
+    with hardware.autocast(), torch.no_grad():
+        model.eval()(x, x)
+    model.train()
+    model.zero_grad(set_to_none=True)
+
+
+def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The ids on the device; to CUDA they are copied while the host continues."""
+    tensor = torch.from_numpy(ids)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+@contextlib.contextmanager
+def out_of_memory(hint: str) -> Iterator[None]:
+    """Turn running out of memory into a UserError that gives the hint."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f"out of memory: {hint}") from None
+        raise
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -122,22 +164,23 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(word in str(error) for word in words)
 
 
-def _choose_device(wanted: str) -> tuple[torch.device, str]:
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+def _select_device(wanted: str) -> tuple[torch.device, str]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        device = torch.device(next((kind for kind, present in here.items() if present), "cpu"))
+        device = torch.device(next((kind for kind, present in available.items() if present), "cpu"))
     else:
         try:
             device = torch.device(wanted)
         except RuntimeError:
             device = None
         if device is None or device.type not in ("cuda", "mps", "cpu"):
-            raise UserError(f"device={wanted} is none of auto, cuda, cuda:0, mps, cpu")
-        if not here.get(device.type, True):
-            raise UserError(f"device={wanted} is not here; --device=auto takes what there is")
+            raise UserError(f"device={wanted} is not one of auto, cuda, cuda:0, mps, cpu")
+        if not available.get(device.type, True):
+            raise UserError(f"device={wanted} is not available; --device=auto takes what there is")
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"device={wanted} is not here: {torch.cuda.device_count()} GPUs are")
+            count = torch.cuda.device_count()
+            raise UserError(f"device={wanted} is not available: there are {count} GPUs")
         return device, torch.cuda.get_device_name(device)
     if device.type == "mps":
         return device, "Apple GPU"
@@ -145,11 +188,11 @@ def _choose_device(wanted: str) -> tuple[torch.device, str]:
     return device, threads if wanted == "cpu" else f"no GPU found, {threads}"
 
 
-def _choose_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
+def _select_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
     if wanted != "auto":
-        return DTYPES[wanted], "as asked"
+        return DTYPES[wanted], "as requested"
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        if torch.cuda.get_device_capability(device) >= (8, 0):  # Ampere and newer
             return torch.bfloat16, "the GPU multiplies it natively"
         return torch.float16, "with loss scaling: the GPU has no native bfloat16"
     if device.type == "cpu":

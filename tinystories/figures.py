@@ -1,6 +1,6 @@
 """Pictures of logs and tables, as PNG files that are readable on a page 900 pixels wide.
 
-    draw_run(folder)                     one run: its log.csv as loss.png
+    plot_run(folder)                     one run: its log.csv as loss.png
     draw_runs(folders, path)             several runs: validation bits per byte
     draw_sweep(rows, setting, path)      bits per byte against a setting that was swept
 
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from configurator import UserError
-from tinystories.log import short
+from tinystories.terminal import short_count as short
 
 # Distinct for all common kinds of colour-blindness (Okabe and Ito, "Color Universal Design", 2008).
 BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -64,7 +64,7 @@ STYLE = {
 # Whole pictures -----------------------------------------------------------------------------
 
 
-def draw_run(folder: Path) -> None:
+def plot_run(folder: Path) -> None:
     """Draw folder/log.csv as folder/loss.png: losses, learning rate and gradient norm.
 
     One x-axis with three scales: steps, tokens and minutes of training. What is missing or not

@@ -1,4 +1,4 @@
-"""What a run tells of itself: a table on the screen, log.csv, samples.txt, Weights & Biases."""
+"""Logging of a run: the table on the screen, log.csv, samples.txt, Weights & Biases."""
 
 import csv
 import io
@@ -8,37 +8,83 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from configurator import RANK, UserError
+from configurator import UserError
+from model import GPT
+from tinystories.dataset import Dataset, WindowSampler
+from tinystories.device import Hardware
+from tinystories.optim import Optimizer
+from tinystories.processes import RANK, WORLD_SIZE, print_rank0
+from tinystories.run import open_run_folder
+from tinystories.terminal import duration, short_count
+from tinystories.tokenizer import Tokenizer
 
 FILES = ("log.csv", "samples.txt")
 COLUMNS = (  # of log.csv; a step fills the first ones, an evaluation the last ones
     *("step", "tokens", "loss", "learning_rate", "grad_norm"),
-    *("tokens_per_second", "mfu", "minutes", "minutes_left"),
+    *("tokens_per_second", "mfu", "minutes", "eta_minutes"),
     *("train_loss", "val_loss", "val_bits_per_byte"),
 )
-HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU    left"
+HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU     ETA"
 
 
-def say(text: str) -> None:
-    """Print above the progress bar, in the first of several processes alone."""
-    if RANK == 0:
-        tqdm.write(text)
+def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step: int) -> None:
+    """Print what will be trained, on what, and for how long; `s` is train.py's Settings."""
+    splits = data.meta["splits"] if data.meta else {}
+    stories = {name: f", {splits[name]['stories']:,} stories" for name in splits}
+    windows = s.batch_size * s.gradient_accumulation_steps
+    print_rank0(f"run: {s.out_dir} ({s.init_from})")
+    if not data.meta:
+        print_rank0(f"{data.folder} has no meta.json; assuming GPT-2 token ids")
+    print_rank0(f"data: {s.dataset}, {len(data.train):,} tokens{stories.get('train', '')}")
+    print_rank0(f"validation: {len(data.val):,} tokens{stories.get('val', '')}")
+    print_rank0(f"vocabulary: {data.tokenizer.vocab_size:,} ids ({data.tokenizer.kind})")
+    print_rank0(
+        f"model: {s.n_layer} layers, {s.n_head} heads, n_embd {s.n_embd}, "
+        f"window of {s.block_size} tokens, dropout {s.dropout}"
+    )
+    print_rank0(f"number of parameters: {model.count_parameters() / 1e6:.2f}M")
+    for kind, params in zip(("decayed", "non-decayed"), model.param_groups(), strict=True):
+        count = sum(p.numel() for p in params)
+        print_rank0(f"num {kind} parameter tensors: {len(params)}, with {count:,} parameters")
+    print_rank0(f"using fused AdamW: {optimizer.adamw.defaults['fused']}")
+    print_rank0(f"tokens per iteration will be: {windows * s.block_size:,}")
+    print_rank0(
+        f"  = {s.batch_size} windows per micro-batch x {s.gradient_accumulation_steps} "
+        f"micro-batches x {s.block_size} tokens per window"
+    )
+    epoch = WindowSampler(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
+    if s.max_minutes is None:
+        print_rank0(f"{s.max_iters:,} steps = {s.max_iters / epoch:.3g} epochs")
+    else:
+        print_rank0(
+            f"as many steps as {s.max_minutes:g} minutes allow, at most {s.max_iters:,}; "
+            f"one epoch = {epoch:,.0f} steps"
+        )
+    if first_step:
+        print_rank0(f"continuing after step {first_step:,}")
 
 
-class Logbook:
-    """The records of a run, in a folder where its files only grow.
+class RunLog:
+    """The log files of a run, which only grow, and the lines on the screen.
 
     Their sizes are saved with the run's state; a run that resumes cuts them back to those, so
-    that nothing stands in them twice.
+    that no step is in them twice.
     """
 
-    def __init__(self, folder: Path, sizes: dict[str, int] | None = None, wandb=None):
-        """Open the records of a new run, or, given `sizes` in bytes, of one that resumes.
+    def __init__(
+        self,
+        folder: Path,
+        sizes: dict[str, int] | None = None,
+        wandb=None,
+        last_line: tuple[int, float] = (0, 0.0),
+    ):
+        """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
 
         Args:
             wandb: a run that `open_wandb` opened, which gets the same rows.
+            last_line: windows and seconds of training at the last line of the table.
         """
-        self.wandb = wandb
+        self.folder, self.wandb, self.last_line = folder, wandb, last_line
         self.files = {name: open(folder / name, "ab") for name in FILES}
         for name, file in self.files.items():
             file.truncate(min(file.tell(), sizes[name]) if sizes else 0)
@@ -46,22 +92,53 @@ class Logbook:
         if self.files["log.csv"].tell() == 0:
             self._append("log.csv", ",".join(COLUMNS) + "\n")
 
-    def step(self, row: dict) -> None:
-        """Record a training step; `row` holds its COLUMNS, mfu None where it is not known."""
-        self._record(row | {"mfu": "n/a" if row["mfu"] is None else round(row["mfu"], 4)})
-        mfu = "n/a" if row["mfu"] is None else f"{row['mfu']:.1%}"
-        say(
-            f"{row['step']:6} {short(row['tokens']):>7} {row['loss']:7.4f} "
-            f"{row['learning_rate']:9.2e} {row['grad_norm']:7.3f} "
-            f"{short(row['tokens_per_second']):>7} {mfu:>6} {duration(60 * row['minutes_left']):>7}"
+    def step(
+        self, s, state, loss: float, rate: float, norm: float, model: GPT, hardware: Hardware
+    ) -> None:
+        """Log a training step; `s` and `state` are train.py's Settings and TrainState."""
+        windows, seconds = self.last_line
+        self.last_line = (state.windows, state.seconds)
+        elapsed = max(1e-9, state.seconds - seconds)
+        tokens_per_second = (state.windows - windows) * s.block_size / elapsed
+        peak = hardware.peak_flops()
+        mfu = model.flops_per_token() * tokens_per_second / (peak * WORLD_SIZE) if peak else None
+        eta = state.seconds / state.step * (s.max_iters - state.step)
+        if s.max_minutes:
+            eta = min(eta, max(0.0, 60 * s.max_minutes - state.seconds))
+        row = {
+            "step": state.step,
+            "tokens": state.windows * s.block_size,
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens_per_second": round(tokens_per_second),
+            "mfu": "n/a" if mfu is None else round(mfu, 4),
+            "minutes": round(state.seconds / 60, 3),
+            "eta_minutes": round(eta / 60, 3),
+        }
+        self._record(row)
+        print_rank0(
+            f"{state.step:6} {short_count(row['tokens']):>7} {loss:7.4f} {rate:9.2e} {norm:7.3f} "
+            f"{short_count(tokens_per_second):>7} {'n/a' if mfu is None else f'{mfu:.1%}':>6} "
+            f"{duration(eta):>7}"
         )
 
     def evaluation(self, row: dict, story: str) -> None:
-        """Record an evaluation and the story told at it."""
+        """Log an evaluation and the story that was generated at it."""
         self._record(row)
         self._append("samples.txt", f"--- step {row['step']} ---\n{story}\n\n")
-        say(evaluation_line(row))
-        say(textwrap.fill(story, 79, initial_indent="  | ", subsequent_indent="  | ", max_lines=8))
+        print_rank0(evaluation_line(row))
+        margin = {"initial_indent": "  | ", "subsequent_indent": "  | "}
+        print_rank0(textwrap.fill(story, 79, max_lines=8, **margin))
+
+    def plot(self) -> None:
+        """Plot log.csv as loss.png; a run does not end because a plot cannot be written."""
+        from tinystories import figures  # only here: matplotlib takes half a second to import
+
+        try:
+            figures.plot_run(self.folder)
+        except OSError as error:
+            print_rank0(f"cannot write {self.folder / 'loss.png'}: {error.strerror}")
 
     def sizes(self) -> dict[str, int]:
         """Flush the files to the disk; their sizes in bytes."""
@@ -80,6 +157,32 @@ class Logbook:
     def _append(self, name: str, text: str) -> None:
         self.files[name].write(text.encode())
         self.files[name].flush()
+
+
+def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
+    """Open the run folder and its log; the files of a resumed run are cut back to its step.
+
+    Args:
+        s, state: train.py's Settings and TrainState.
+        saved: the checkpoint that the run starts from.
+    """
+    folder = open_run_folder(s, tokenizer)
+    wandb = open_wandb(folder, vars(s), state.wandb_id) if s.wandb_log else None
+    if wandb:
+        state.wandb_id = wandb.id
+    sizes = saved["log_sizes"] if s.init_from == "resume" else None
+    return RunLog(folder, sizes, wandb, last_line=(state.windows, state.seconds))
+
+
+def training_bar(s, state) -> tqdm:
+    """A progress bar over the steps, or over the seconds of max_minutes; only on terminals."""
+    return tqdm(
+        total=round(60 * s.max_minutes) if s.max_minutes else s.max_iters,
+        initial=int(state.seconds) if s.max_minutes else state.step,
+        desc="training",
+        unit="s" if s.max_minutes else "step",
+        disable=None if RANK == 0 else True,
+    )
 
 
 def open_wandb(folder: Path, settings: dict, run_id: str | None):
@@ -107,25 +210,8 @@ def open_wandb(folder: Path, settings: dict, run_id: str | None):
 
 
 def evaluation_line(row: dict) -> str:
-    """The losses of an evaluation in a line."""
+    """The losses of an evaluation in one line."""
     return (
         f"step {row['step']}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, "
         f"{row['val_bits_per_byte']:.4f} bits per byte"
     )
-
-
-def short(count: float) -> str:
-    """A count in few characters: 850, 8.5K, 614M, 1.23B."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= 0.9995 * size:
-            return f"{count / size:.3g}{letter}"
-    return f"{count:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """A time in words: 45s, 12m05s, 3h20m."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"

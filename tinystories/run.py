@@ -1,37 +1,39 @@
-"""The run folder out/<run>/: what is in it, and how it is written and read safely.
+"""The run folder out/<run>/: how a run begins, and how its files are written and read safely.
 
-    ckpt.pt         the newest state, everything needed to go on
+    ckpt.pt         the newest state, everything needed to resume
     best.pt         the weights with the lowest validation loss
     config.json     the settings
     tokenizer.json  the tokenizer
-    log.csv         one row for each step that was logged and for each evaluation
-    samples.txt     one story for each evaluation
+    log.csv         one row per logged step and per evaluation
+    samples.txt     one story per evaluation
     loss.png        the numbers of log.csv as curves
 
 A .pt file is what torch.save writes, with the SHA-256 of its bytes in the comment at the end of
-the zip archive that it is: `torch.load` reads it like any other, and `load` here notices a single
-changed bit. Only tensors and plain values are ever read from it (weights_only).
+the zip archive that it is: `torch.load` reads it like any other, and `load_checkpoint` notices a
+single changed bit. Only tensors and plain values are ever read from it (weights_only).
 """
 
 import dataclasses
 import hashlib
 import io
-import json
-import os
 from pathlib import Path
 
 import torch
 
-from configurator import ROOT, UserError
+from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
+from tinystories.dataset import Dataset
+from tinystories.files import atomic_write, read_json, write_json
 from tinystories.tokenizer import Tokenizer
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
+MODEL_SETTINGS = ("block_size", "n_layer", "n_head", "n_embd", "bias")  # fixed once a model exists
+NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
 
 
 def run_folder(out_dir: str) -> Path:
-    """Where a run lies: beside the scripts, or wherever an absolute path says."""
+    """The folder of a run: relative to the scripts, or an absolute path."""
     return ROOT / Path(out_dir).expanduser()
 
 
@@ -43,14 +45,14 @@ def newest_run() -> str:
     """
     saved = sorted(ROOT.glob("out/*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
     if not saved:
-        raise UserError("no run lies in out/ yet; train one first, as in: make story")
+        raise UserError("no run found in out/; train one first, for example with: make story")
     return saved[-1].parent.relative_to(ROOT).as_posix()
 
 
 # Checkpoints --------------------------------------------------------------------------------
 
 
-def save(path: Path, state: dict) -> None:
+def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint so that a crash at any instant leaves the old file or the new one.
 
     Raises:
@@ -62,11 +64,11 @@ def save(path: Path, state: dict) -> None:
     body, no_comment = archive[:-2], bytes(archive[-2:])
     assert no_comment == b"\0\0", "torch.save wrote a zip archive with a comment of its own"
     checksum = hashlib.sha256(body).hexdigest().encode()
-    write_whole(path, body, COMMENT.to_bytes(2, "little"), checksum)
+    atomic_write(path, body, COMMENT.to_bytes(2, "little"), checksum)
 
 
-def load(path: Path) -> dict:
-    """Read a checkpoint that `save` wrote, its tensors on the CPU.
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
 
     Raises:
         UserError: the file is missing, truncated, damaged, tampered with or of another origin.
@@ -80,37 +82,16 @@ def load(path: Path) -> dict:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a crafted file can make the reader fail in any way it likes
-        raise UserError(f"{path} holds more than tensors: it was not read, nor run") from None
+        raise UserError(
+            f"{path} contains Python objects other than tensors; refused to load it"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} has another format than this version reads")
     return state
 
 
-def write_whole(path: Path, *parts: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written; the old file is intact.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # the rename itself must reach the disk too
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-
-
-def weights(model: GPT, tokenizer: Tokenizer) -> dict:
-    """What makes a model: its shape, its parameters and its tokenizer's identity."""
+def model_state(model: GPT, tokenizer: Tokenizer) -> dict:
+    """Model config, state dict and tokenizer fingerprint."""
     return {
         "model_config": dataclasses.asdict(model.config),
         "model": model.state_dict(),
@@ -119,29 +100,25 @@ def weights(model: GPT, tokenizer: Tokenizer) -> dict:
 
 
 def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dict]:
-    """A run's model, its tokenizer and the whole state that `name` holds.
+    """A run's model in evaluation mode, its tokenizer, and the whole state in the file `name`.
 
     Raises:
         UserError: no such run or file, a damaged one, or a tokenizer that is not the model's.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run in {folder}")
-    state = load(folder / name)
+    state = load_checkpoint(folder / name)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     if tokenizer.fingerprint != state["tokenizer"]:
-        raise UserError(f"{folder / 'tokenizer.json'} is not the tokenizer of {name} beside it")
+        raise UserError(
+            f"{folder / 'tokenizer.json'} is not the tokenizer of {name} in that folder"
+        )
     model = GPT(GPTConfig(**state["model_config"]))
     model.load_state_dict(state["model"])
     return model.eval(), tokenizer, state
 
 
-# Settings --------------------------------------------------------------------------
-
-
-def write_config(folder: Path, settings: dict) -> None:
-    """Write config.json."""
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "config.json", text.encode())
+# How a run begins ---------------------------------------------------------------------------
 
 
 def read_config(folder: Path) -> dict:
@@ -150,13 +127,89 @@ def read_config(folder: Path) -> dict:
     Raises:
         UserError: config.json is missing or damaged.
     """
-    path = folder / "config.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(folder / "config.json", bool, "copy it again from a backup of the run")
     except FileNotFoundError:
         raise UserError(f"there is no run to resume in {folder}; --out_dir= names it") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is damaged")
-    return settings
+
+
+def begin(settings, overrides: dict) -> tuple:
+    """Decide what to train: from scratch, resumed, or fine-tuned from another run.
+
+    Args:
+        settings: train.py's Settings, of defaults and overrides.
+        overrides: what config files and the command line gave.
+
+    Returns:
+        the settings of the run, and the checkpoint that it starts from or None.
+
+    Raises:
+        UserError: a run is in the way, there is none to resume, or the model's shape would change.
+    """
+    folder = run_folder(settings.out_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out_dir={settings.out_dir} is a file; name a folder")
+    if settings.init_from == "scratch":
+        saved = None
+    elif settings.init_from == "resume":
+        settings, saved = _resume(type(settings), overrides, folder)
+    else:
+        saved = _pretrained(settings.init_from)
+    if saved:
+        shape = {name: saved["model_config"][name] for name in MODEL_SETTINGS}
+        for name, value in shape.items():
+            if overrides.get(name, value) != value:
+                raise UserError(f"{name}={overrides[name]}, but the saved model has {value}")
+        settings = dataclasses.replace(settings, **shape)
+    continues = settings.init_from == "resume" or (saved and settings.eval_only)
+    if (folder / "ckpt.pt").exists() and not (continues or settings.overwrite):
+        raise UserError(
+            f"{settings.out_dir} already has a run; resume it (--init_from=resume), choose "
+            "another --out_dir, or start over with --overwrite=True"
+        )
+    return settings, saved
+
+
+def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
+    saved_settings = read_config(folder)
+    saved_settings = check(settings_type, saved_settings, f"{folder / 'config.json'}: ")
+    settings = settings_type(**saved_settings | overrides)
+    saved = load_checkpoint(folder / "ckpt.pt")
+    if "optimizer" not in saved:
+        raise UserError(
+            f"{folder / 'ckpt.pt'} contains only weights, so it cannot be resumed; "
+            f"fine-tune from it with --init_from={folder}"
+        )
+    if settings.seed != saved["seed"]:
+        raise UserError(f"the run has seed={saved['seed']}; a resumed run keeps it")
+    return settings, saved
+
+
+def _pretrained(init_from: str) -> dict:
+    path = run_folder(init_from)
+    if not path.exists():
+        raise UserError(f"init_from is scratch, resume, a run folder or a .pt file: no {path}")
+    return load_checkpoint(path / "best.pt" if path.is_dir() else path)
+
+
+def check_same_data(saved: dict, data: Dataset, resumed: bool) -> None:
+    """Raises UserError unless a checkpoint's model can be trained on, or resumed with, the data."""
+    if saved["tokenizer"] != data.tokenizer.fingerprint:
+        raise UserError(
+            f"the saved model has another tokenizer than the dataset {data.folder.name}"
+        )
+    if resumed and saved["data"] != data.fingerprint:
+        raise UserError(f"the run was trained on other data than {data.folder.name} has now")
+
+
+def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
+    """Make the run folder; remove the checkpoints of a run that is not resumed."""
+    folder = run_folder(settings.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.init_from != "resume":
+        for name in ("ckpt.pt", "best.pt"):
+            (folder / name).unlink(missing_ok=True)
+    saved = {name: value for name, value in vars(settings).items() if name not in NOT_SAVED}
+    write_json(folder / "config.json", saved)
+    tokenizer.save(folder / "tokenizer.json")
+    return folder

@@ -1,16 +1,16 @@
-"""Text to token ids and back, for three vocabularies of one make.
+"""Text to token ids and back: three byte-level BPE vocabularies.
 
     gpt2()                        GPT-2's own, 50,257 ids
-    gpt2_top(stories, 10_000)     those GPT-2 tokens that the stories use most
-    train_bpe(stories, 4096)      learned from the stories themselves
+    gpt2_top(stories, 10_000)     the GPT-2 tokens that the stories use most
+    train_bpe(stories, 4096)      trained on the stories
 
-All are byte-pair encodings run by tiktoken, so all encode equally fast and all are lossless.
+tiktoken runs all three, so all encode equally fast, and all are lossless.
 
 How a byte-pair encoding works: a pattern cuts the text into words; a word starts out as its UTF-8
 bytes; then, again and again, the two neighbours whose joint string has the lowest rank in the
 vocabulary become one token, until no two neighbours make a known string. Let "th" have rank 256,
-"he" 257 and "the" 258: "the" goes t h e, th e, the, although "he" is known as well, and "then"
-ends as the n. A rank is a priority, and here it is the id too: what was learned first comes first.
+"he" 257 and "the" 258: "the" becomes t h e, th e, the, although "he" is known as well, and "then"
+becomes the n. A rank is a priority and also the id: what was learned first comes first.
 Ranks 0 to 255 are the single bytes, so every text can be encoded.
 """
 
@@ -20,9 +20,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,27 +31,29 @@ import rustbpe
 import tiktoken
 
 from configurator import UserError
+from tinystories.files import atomic_write
 
 KINDS = ("gpt2", "bpe")
-END_OF_TEXT = "<|endoftext|>"  # the name of the id that follows each story; never met as text
-SMALLEST = 257  # every byte and end of text
-LARGEST = 65_536  # ids are stored as uint16
-GPT2_SIZE = 50_257
+END_OF_TEXT = "<|endoftext|>"  # name of the id that follows each story; text never encodes to it
+MIN_VOCAB_SIZE = 257  # every byte and end of text
+MAX_VOCAB_SIZE = 65_536  # ids are stored as uint16
+GPT2_VOCAB_SIZE = 50_257
 FORMAT_VERSION = 1
 
-# How a trained vocabulary cuts text: GPT-2's pattern, but line ends stay with the punctuation
-# before them and blank lines in one piece, as in GPT-4. Paragraphs of stories end in ."\n, so that
-# saves 1.5 % of the tokens at 4,096 ids. GPT-4's other change, an opening quote that sticks to its
-# word, saves 0.1 % more and is left out: each word would be learned once more, with a quote.
+# How a trained vocabulary cuts text into words: GPT-2's pattern, but line ends stay with the
+# punctuation before them and empty lines in one piece, as in GPT-4. Paragraphs of stories end in
+# ."\n, so that saves 1.5 % of the tokens at 4,096 ids. GPT-4's other change, an opening quote that
+# joins its word, saves 0.1 % more and is left out: each word would be learned again with a quote.
 STORY_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 
-# The regex engines in Rust panic on a million blanks in a row, so very long text goes to them in
-# portions. A portion ends before a space where it can: every pattern cuts there anyway.
-PORTION = 500_000  # characters
-_PORTIONS = re.compile(rf".{{1,{PORTION}}}(?:(?<=\S)(?= )|\Z)|.{{1,{PORTION}}}", re.DOTALL)
+# The regex engines in Rust panic on a million spaces in a row, so very long text is cut into chunks
+# before. A chunk ends before a space where it can: every pattern cuts there anyway.
+MAX_ENCODE_CHARS = 500_000  # characters
+_CHUNK = rf".{{1,{MAX_ENCODE_CHARS}}}"
+_ENCODE_CHUNKS = re.compile(rf"{_CHUNK}(?:(?<=\S)(?= )|\Z)|{_CHUNK}", re.DOTALL)
 
 
 class Tokenizer:
@@ -89,22 +92,22 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; never end of text, whatever characters the text holds.
+        """The ids of a text; never end of text, whatever the text spells.
 
-        Lone surrogates, which no UTF-8 file can hold, are read as U+FFFD, the replacement sign.
+        Lone surrogates, which no UTF-8 file can hold, become U+FFFD, the replacement character.
         """
-        portions = _PORTIONS.findall(text)
-        return list(chain.from_iterable(map(self._encoding.encode_ordinary, portions)))
+        chunks = _ENCODE_CHUNKS.findall(text)
+        return list(chain.from_iterable(map(self._encoding.encode_ordinary, chunks)))
 
     def encode_stories(self, texts: Sequence[str]) -> np.ndarray:
         """The ids of many stories, each followed by end of text: a uint16 array of shape (ids,).
 
-        The fast path for preparing data. Rust gets all stories in one call: that is quicker than
-        story by story, and as the GIL is released for the whole of it, threads run side by side.
+        The fast path for preparing data. Rust gets all stories in one call, which is faster than
+        one call per story, and releases the GIL meanwhile, so that threads run in parallel.
         """
         joined = "".join(text + END_OF_TEXT for text in texts)
-        ordinary = joined.count(END_OF_TEXT) == len(texts)  # else a story spells the name out
-        if ordinary and max(map(len, texts), default=0) <= PORTION:
+        ordinary = joined.count(END_OF_TEXT) == len(texts)  # else a story spells that name
+        if ordinary and max(map(len, texts), default=0) <= MAX_ENCODE_CHARS:
             try:
                 ids = self._encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT})
                 return ids.astype(np.uint16)
@@ -114,7 +117,7 @@ class Tokenizer:
         return np.fromiter(ids, np.uint16)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of some ids; end of text is silent, broken UTF-8 turns into U+FFFD.
+        """The text of some ids; end of text becomes "", invalid UTF-8 becomes U+FFFD.
 
         Raises:
             UserError: an id outside the vocabulary.
@@ -122,11 +125,11 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes of some ids: UTF-8, though any part of the ids may begin or end mid-character.
+        """The bytes of some ids: UTF-8, which may begin or end in the middle of a character.
 
         Raises:
             UserError: an id outside the vocabulary.
-            TypeError: ids that are no integers.
+            TypeError: ids that are not integers.
         """
         ids = np.asarray(ids).ravel()
         if ids.size and ids.dtype.kind not in "iu":
@@ -135,7 +138,7 @@ class Tokenizer:
         if outside.size:
             raise UserError(
                 f"id {outside[0]} is outside this tokenizer's vocabulary of {self.vocab_size}: "
-                "read these ids with the tokenizer that made them"
+                "decode these ids with the tokenizer that made them"
             )
         return b"".join([self.token_bytes[i] for i in ids.tolist()])
 
@@ -145,7 +148,7 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A sha256 of all that decides the ids (pattern, ranks, end of text), as hex digits.
+        """A sha256 of all that determines the ids (pattern, ranks, end of text), as hex digits.
 
         Two tokenizers with the same fingerprint give the same ids for every text.
         """
@@ -156,18 +159,18 @@ class Tokenizer:
         return {"pattern": self.pattern, "end_of_text": self.end_of_text, "ranks": ranks}
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write everything to a JSON file, full ranks included; equal tokenizers, equal bytes."""
-        about = {"format_version": FORMAT_VERSION, "kind": self.kind}
-        about["fingerprint"] = self.fingerprint
-        text = json.dumps(about | self._identity(), indent=1) + "\n"
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
+        """Write everything to a JSON file, atomically; equal tokenizers give equal bytes."""
+        header = {"format_version": FORMAT_VERSION, "kind": self.kind}
+        header["fingerprint"] = self.fingerprint
+        text = json.dumps(header | self._identity(), indent=1) + "\n"
+        atomic_write(Path(path), text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
         """Read what save() wrote.
 
         Raises:
-            UserError: a file that is missing, damaged, foreign or at odds with itself.
+            UserError: a file that is missing, damaged or inconsistent.
         """
         try:
             return _from_json(Path(path).read_text(encoding="utf-8"))
@@ -176,15 +179,15 @@ class Tokenizer:
         except (ValueError, TypeError, RecursionError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
-                f"{path} is not a whole tokenizer ({reason}): "
-                "copy it again or prepare the data anew"
+                f"{path} is not a complete tokenizer ({reason}): "
+                "copy it again or prepare the data again"
             ) from None
 
 
 def gpt2() -> Tokenizer:
-    """GPT-2's own encoding, 50,257 ids, the same that tiktoken gives.
+    """GPT-2's own encoding, 50,257 ids.
 
-    tiktoken downloads it once and keeps it; `TIKTOKEN_CACHE_DIR` says where.
+    tiktoken downloads it once and caches it in the folder that TIKTOKEN_CACHE_DIR names.
 
     Raises:
         UserError: it is not in the cache and cannot be downloaded.
@@ -194,9 +197,9 @@ def gpt2() -> Tokenizer:
     except (OSError, ValueError) as error:  # the exceptions of requests are OSErrors
         raise UserError(
             f"cannot find or download the GPT-2 encoding ({type(error).__name__}): set "
-            "TIKTOKEN_CACHE_DIR to a folder where tiktoken has kept it, or use --tokenizer=bpe"
+            "TIKTOKEN_CACHE_DIR to a folder where tiktoken has cached it, or use --tokenizer=bpe"
         ) from None
-    ranks = encoding._mergeable_ranks  # underscored, but tiktoken's README builds on both
+    ranks = encoding._mergeable_ranks  # private, but tiktoken's README uses both
     return Tokenizer("gpt2", encoding._pat_str, sorted(ranks, key=ranks.get))
 
 
@@ -204,10 +207,10 @@ def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:
     """GPT-2's encoding cut to the tokens that the stories use most.
 
     The TinyStories paper (Eldan and Li, 2023) cut its vocabulary to 10,000 in this way: embeddings
-    of words that no story holds would only make a small model large. A token is taken together
+    of words that occur in no story would only make a small model large. A token is kept together
     with the tokens on its merge path, since a vocabulary with " stories" but without " st" could
-    never reach it. Text whose GPT-2 tokens are all kept is cut exactly as by GPT-2, and any other
-    text falls apart into smaller tokens, at worst bytes.
+    never reach it. Text whose GPT-2 tokens are all kept is encoded exactly as by GPT-2; other text
+    becomes smaller tokens, at worst bytes.
 
     Args:
         stories: read once, a few megabytes at a time, on all cores.
@@ -215,64 +218,65 @@ def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:
             different tokens give a smaller vocabulary.
 
     Raises:
-        UserError: a size below 257 or above GPT-2's own, or no GPT-2 encoding to be had.
+        UserError: a size below 257 or above GPT-2's own, or no GPT-2 encoding to be found.
     """
-    check_size(vocab_size, GPT2_SIZE)
-    whole = gpt2()
-    counts = _count_tokens(whole, stories)[: whole.end_of_text]
-    ranks = {token: rank for rank, token in enumerate(whole.tokens)}
+    check_size(vocab_size, GPT2_VOCAB_SIZE)
+    full = gpt2()
+    counts = _count_tokens(full, stories)[: full.end_of_text]
+    ranks = {token: rank for rank, token in enumerate(full.tokens)}
     by_frequency = np.argsort(-counts, kind="stable")  # stable: the lower rank wins a tie
-    candidates = [whole.tokens[i] for i in by_frequency if counts[i]]
-    kept = _choose(candidates, ranks, vocab_size - 1)
-    return Tokenizer("gpt2", whole.pattern, sorted(kept, key=ranks.get))
+    candidates = [full.tokens[i] for i in by_frequency if counts[i]]
+    kept = _select_tokens(candidates, ranks, vocab_size - 1)
+    return Tokenizer("gpt2", full.pattern, sorted(kept, key=ranks.get))
 
 
 def train_bpe(stories: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a vocabulary: join the pair of neighbours most frequent in the stories, and again.
+    """Train a BPE vocabulary: merge the most frequent pair of neighbours, again and again.
 
     Equal stories give an equal vocabulary, on any number of cores: ties go to the lower ids.
+    rustbpe does the training (in parallel, in bounded memory), tiktoken the encoding.
 
     Args:
         stories: read once, about a thousand at a time, on all cores.
         vocab_size: how many ids, single bytes and end of text included; 257 means bytes alone.
-            Stories that run out of pairs to join give a smaller vocabulary.
+            Stories that run out of pairs to merge give a smaller vocabulary.
 
     Raises:
         UserError: a size below 257 or above 65,536.
     """
-    check_size(vocab_size, LARGEST)
+    check_size(vocab_size, MAX_VOCAB_SIZE)
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(
-        _for_rust(stories), vocab_size - 1, buffer_size=1024, pattern=STORY_PATTERN
+        _sanitized(stories), vocab_size - 1, buffer_size=1024, pattern=STORY_PATTERN
     )
     tokens = (bytes(token) for token, _ in trainer.get_mergeable_ranks())
-    # rustbpe joins pairs, tiktoken goes by strings: should two pairs spell one, the first counts.
+    # rustbpe merges pairs, tiktoken knows strings: where two pairs spell one, keep the first.
     return Tokenizer("bpe", STORY_PATTERN, list(dict.fromkeys(tokens)))
 
 
 def check_size(vocab_size: int, largest: int) -> None:
     """Raise UserError unless a vocabulary can have this size: 257 to `largest` ids."""
-    if not SMALLEST <= vocab_size <= largest:
-        why = "all that GPT-2 has" if largest == GPT2_SIZE else "ids are stored in 16 bits"
+    if not MIN_VOCAB_SIZE <= vocab_size <= largest:
+        why = "all that GPT-2 has" if largest == GPT2_VOCAB_SIZE else "ids are stored in 16 bits"
         raise UserError(
-            f"vocab_size={vocab_size} will not do: choose from {SMALLEST} "
+            f"vocab_size={vocab_size} is out of range: {MIN_VOCAB_SIZE} "
             f"(every byte and end of text) to {largest} ({why})"
         )
 
 
 def _check_vocabulary(kind: str, tokens: Sequence[bytes]) -> None:
-    """Raise ValueError unless the tokens can encode any text into uint16 ids, each in one way."""
-    different = set(tokens)
+    """Raise ValueError unless the tokens can encode any text, and in one way only."""
+    distinct = set(tokens)
     if kind not in KINDS:
         raise ValueError(f"its kind is {kind!r}")
-    if len(different) < len(tokens):
+    if len(distinct) < len(tokens):
         raise ValueError("a token occurs twice")
-    if not different.issuperset(bytes([byte]) for byte in range(256)):
+    if not distinct.issuperset(bytes([byte]) for byte in range(256)):
         raise ValueError("single bytes are missing")
-    if b"" in different:
+    if b"" in distinct:
         raise ValueError("a token is empty")
-    if len(tokens) >= LARGEST:
-        raise ValueError(f"more than {LARGEST} ids")
+    if len(tokens) >= MAX_VOCAB_SIZE:
+        raise ValueError(f"more than {MAX_VOCAB_SIZE} ids")
 
 
 def _from_json(text: str) -> Tokenizer:
@@ -292,10 +296,10 @@ def _from_json(text: str) -> Tokenizer:
     return tokenizer
 
 
-def _for_rust(stories: Iterable[str]) -> Iterator[str]:
-    """The stories as rustbpe can take them: no lone surrogates, nothing too long for its regex."""
+def _sanitized(stories: Iterable[str]) -> Iterator[str]:
+    """The stories without lone surrogates and cut to lengths that rustbpe can take."""
     for story in stories:
-        yield from _PORTIONS.findall(story.encode(errors="replace").decode())
+        yield from _ENCODE_CHUNKS.findall(story.encode(errors="replace").decode())
 
 
 def _count_tokens(tokenizer: Tokenizer, stories: Iterable[str]) -> np.ndarray:
@@ -305,17 +309,29 @@ def _count_tokens(tokenizer: Tokenizer, stories: Iterable[str]) -> np.ndarray:
         return np.bincount(tokenizer.encode_stories(batch), minlength=tokenizer.vocab_size)
 
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    rounds = batches(stories)
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        # A round of batches at a time: map() would read all stories into memory at once.
-        while some := list(islice(rounds, cores)):
-            counts += sum(pool.map(count, some))
+    for some in parallel_map(count, batches(stories)):
+        counts += some
     return counts
 
 
-def batches(stories: Iterable[str], characters: int = 500_000) -> Iterator[list[str]]:
-    """The stories in lists of about so many characters."""
+def parallel_map(function: Callable, items: Iterable) -> Iterator:
+    """Like map, on all cores; only a few items are in memory at a time.
+
+    Threads are as good as processes here: tiktoken works outside Python's global lock.
+    """
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def batches(stories: Iterable[str], characters: int = MAX_ENCODE_CHARS) -> Iterator[list[str]]:
+    """The stories in lists of about that many characters."""
     batch, size = [], 0
     for story in stories:
         batch.append(story)
@@ -327,14 +343,14 @@ def batches(stories: Iterable[str], characters: int = 500_000) -> Iterator[list[
         yield batch
 
 
-def _choose(candidates: list[bytes], ranks: dict[bytes, int], size: int) -> set[bytes]:
+def _select_tokens(candidates: list[bytes], ranks: dict[bytes, int], size: int) -> set[bytes]:
     """All single bytes and, with their merge paths, as many candidates as fit into `size` tokens.
 
-    The first candidates go first. One whose path no longer fits is passed over for the next that
-    fits. Room that is left when no whole path fits goes to the beginnings of the paths passed over.
+    Greedy: candidates are taken in order, and one whose merge path does not fit is skipped. Slots
+    that are left in the end are filled with the first tokens of the skipped paths.
     """
     kept = {bytes([byte]) for byte in range(256)}
-    passed_over = []
+    skipped = []
     for token in candidates:
         if len(kept) == size:
             return kept
@@ -342,20 +358,20 @@ def _choose(candidates: list[bytes], ranks: dict[bytes, int], size: int) -> set[
         if len(kept) + len(missing) <= size:
             kept |= missing
         else:
-            passed_over.append(missing)
-    for missing in passed_over:
+            skipped.append(missing)
+    for missing in skipped:
         room = size - len(kept)
         kept.update(sorted(missing - kept, key=ranks.get)[:room])
     return kept
 
 
 def _merge_path(token: bytes, ranks: dict[bytes, int]) -> set[bytes]:
-    """The token and all tokens that exist for a while as its bytes are merged into it."""
+    """The token and all tokens that exist at some point of its merging."""
     parts = [token[i : i + 1] for i in range(len(token))]
     path = set(parts)
     while len(parts) > 1:
         pairs = [parts[i] + parts[i + 1] for i in range(len(parts) - 1)]
-        i = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], GPT2_SIZE))
+        i = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], GPT2_VOCAB_SIZE))
         parts[i : i + 2] = [pairs[i]]
         path.add(pairs[i])
     return path

@@ -1,0 +1,84 @@
+"""Files that are written whole or not at all, and read only when they are what they should be."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from configurator import UserError
+
+
+def atomic_write(path: Path, *parts: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file is intact.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if os.name == "posix":  # the rename itself must reach the disk too
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    atomic_write(path, text.encode(errors="replace"))
+
+
+def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> dict:
+    """Read a JSON object.
+
+    Args:
+        is_valid: tells whether the object has the wanted shape; a KeyError or TypeError in it,
+            where entries are missing or of another type, means no.
+        advice: what to do about a damaged file, the end of the error message.
+
+    Raises:
+        UserError: a file that cannot be read, is not JSON, or has another shape.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict) and is_valid(value):
+            return value
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise UserError(f"{path} is damaged or not of this version; {advice}")
+
+
+def replace_folder(built: Path, folder: Path) -> None:
+    """Put a folder that was built under a temporary name in its place, whole."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    built.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256_of(*paths: Path) -> str:
+    """The checksum, in hexadecimal, of one file or of several in a row."""
+    checksum = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while chunk := file.read(2**22):
+                checksum.update(chunk)
+    return checksum.hexdigest()

@@ -1,0 +1,137 @@
+"""The loss of a model over batches and over texts, in nats per token and in bits per byte."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from model import GPT
+from tinystories.device import Hardware
+
+BATCH_TOKENS = 2**14  # at most, in a batch of an evaluation
+BATCH_LOGITS = 2**25  # at most: 128 MB in float32
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss over some predicted tokens; the sum of two is the loss over both."""
+
+    total_nats: float = 0.0  # summed over the predicted tokens, end of text included
+    tokens: int = 0  # predicted
+    bytes: int = 0  # of UTF-8 text that these tokens spell; end of text has none
+
+    def __add__(self, other: "Loss") -> "Loss":
+        return Loss(
+            self.total_nats + other.total_nats,
+            self.tokens + other.tokens,
+            self.bytes + other.bytes,
+        )
+
+    @property
+    def nats(self) -> float:
+        """Nats per token: what training minimizes, comparable within one vocabulary."""
+        return self.total_nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text, comparable between vocabularies: nats / ln 2 / bytes."""
+        return self.total_nats / math.log(2) / max(1, self.bytes)
+
+
+@torch.no_grad()
+def estimate_loss(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    byte_lengths: np.ndarray,
+    hardware: Hardware,
+) -> Loss:
+    """The loss over batches of windows. Leaves the model in training mode.
+
+    Args:
+        model: a GPT, compiled or not, that returns the mean loss of (x, y).
+        batches: pairs x, y of int64 ids, shape (B, T); y is -1 where there is no target.
+        byte_lengths: UTF-8 bytes of each id, shape (V,).
+    """
+    loss = Loss()
+    model.eval()
+    for x, y in batches:
+        targets = y[y >= 0]
+        with hardware.autocast():
+            mean = model(*(torch.from_numpy(a).to(hardware.device) for a in (x, y)))
+        nats = mean.item() * len(targets)
+        loss += Loss(nats, len(targets), int(byte_lengths[targets].sum()))
+    model.train()
+    return loss
+
+
+class Window(NamedTuple):
+    """Ids [start, start + length) of a text, each of which predicts the id after it."""
+
+    text: int  # index of the text
+    start: int
+    length: int
+    new: int  # predictions before this one were made by the window before
+
+
+def text_windows(texts: Sequence[np.ndarray], block_size: int) -> list[Window]:
+    """Windows that predict each id of each text once, the first of each text excepted.
+
+    Where a text is longer than a window, the next window begins half a window before the first id
+    that is new to it: every id is predicted from at least block_size // 2 ids before it, or from
+    all that there are.
+    """
+    overlap = block_size // 2
+    windows = []
+    for text, ids in enumerate(texts):
+        last = len(ids) - 1
+        windows.append(Window(text, 0, min(block_size, last), 0))
+        for start in range(block_size - overlap, last - overlap, block_size - overlap):
+            windows.append(Window(text, start, min(block_size, last - start), overlap))
+    return windows
+
+
+@torch.no_grad()
+def loss_per_text(
+    model: GPT,
+    texts: Sequence[np.ndarray],
+    context_lengths: Sequence[int],
+    byte_lengths: np.ndarray,
+    hardware: Hardware,
+) -> list[Loss]:
+    """The loss over each text by itself, read in `text_windows`.
+
+    Args:
+        model: a GPT in evaluation mode.
+        texts: the ids of each text, two at least; a story begins with end of text.
+        context_lengths: how many ids at the start of each text are read but do not count, >= 1.
+        byte_lengths: UTF-8 bytes of each id, shape (V,).
+    """
+    nats = [np.zeros(len(ids) - 1) for ids in texts]  # of each id after the first
+    windows = text_windows(texts, model.config.block_size)
+    windows.sort(key=lambda window: window.length, reverse=True)  # to pad little
+    max_tokens = min(BATCH_TOKENS, BATCH_LOGITS // model.config.vocab_size)
+    while windows:
+        T = windows[0].length
+        count = max(1, max_tokens // T)
+        batch, windows = windows[:count], windows[count:]
+        x = np.zeros((len(batch), T), dtype=np.int64)
+        y = np.full((len(batch), T), -1, dtype=np.int64)
+        for row, (text, start, length, _) in enumerate(batch):
+            x[row, :length] = texts[text][start : start + length]
+            y[row, :length] = texts[text][start + 1 : start + length + 1]
+        x, y = (torch.from_numpy(ids).to(hardware.device) for ids in (x, y))
+        with hardware.autocast():
+            logits = model(x).flatten(0, 1)
+        losses = F.cross_entropy(logits.float(), y.flatten(), ignore_index=-1, reduction="none")
+        losses = losses.view_as(y).cpu().numpy()
+        for row, (text, start, length, new) in enumerate(batch):
+            nats[text][start + new : start + length] = losses[row, new:length]
+    losses = []
+    for ids, text_nats, context in zip(texts, nats, context_lengths, strict=True):
+        total, text_bytes = text_nats[context - 1 :].sum(), byte_lengths[ids[context:]].sum()
+        losses.append(Loss(float(total), len(ids) - context, int(text_bytes)))
+    return losses

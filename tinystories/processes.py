@@ -1,0 +1,142 @@
+"""The processes of a run: torchrun's ranks, and the signals that stop them together."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from configurator import UserError
+
+RANK = int(os.environ.get("RANK", 0))  # set by torchrun, as are the next two
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Stopped(Exception):
+    """Ctrl-C, SIGTERM or the end of the terminal came; args[0] is the signal's number."""
+
+
+def print_rank0(text: str) -> None:
+    """Print above the progress bar, in the first process only."""
+    if RANK == 0:
+        tqdm.write(text)
+
+
+def connect(device: torch.device) -> None:
+    """Connect the processes that torchrun started."""
+    if WORLD_SIZE > 1:
+        # gloo also on GPUs, since StopSignal.sync reduces a CPU tensor.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # evaluations may take long
+
+
+def disconnect() -> None:
+    """Wait for the other processes, then shut down torch.distributed."""
+    if WORLD_SIZE > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def average(tensor: torch.Tensor) -> None:
+    """Average a tensor over all processes, in place."""
+    if WORLD_SIZE > 1:
+        dist.all_reduce(tensor)
+        tensor /= WORLD_SIZE
+
+
+def check_divisible(name: str, count: int) -> None:
+    """Raises UserError unless the count can be divided evenly among the processes."""
+    if count % WORLD_SIZE:
+        raise UserError(f"{name}={count} cannot be divided among {WORLD_SIZE} processes")
+
+
+def launcher() -> str:
+    """The command that starts a script like this one was started."""
+    return f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
+
+
+def raise_if_peer_failed(error: Exception) -> None:
+    """Raises UserError if an error only means that another process of the run has ended."""
+    if WORLD_SIZE > 1 and re.search("closed by peer|reset by peer|NCCL", str(error)):
+        raise UserError("another process of the run ended; its message says why") from None
+
+
+def trapped_signals() -> list[int]:
+    """The signals that mean "save and stop": Ctrl-C, SIGTERM and a closed terminal."""
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    ignored = hangup and signal.getsignal(hangup) == signal.SIG_IGN  # by nohup
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if hangup and not ignored else [])]
+
+
+class StopSignal:
+    """The first signal that asks the run to stop; a second one ends the process at once.
+
+    Repeated SIGHUPs are ignored, since a closing terminal may send several.
+    """
+
+    def __init__(self):
+        self.number = 0  # of the signal, 0 before one came
+
+    def listen(self) -> None:
+        """Notice signals from now on.
+
+        Python runs handlers between two of its instructions, which a large step keeps apart for
+        seconds. A thread that waits for the signals' wake-up bytes notices them at once.
+        """
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        numbers = trapped_signals()
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(writer.fileno())
+        threading.Thread(target=self._watch, args=(reader, writer), daemon=True).start()
+
+    def _watch(self, reader: socket.socket, writer: socket.socket) -> None:
+        # `writer` is an argument to keep a reference: it would be closed by garbage collection.
+        hangup = getattr(signal, "SIGHUP", None)
+        self.number = reader.recv(1)[0]
+        if self.number == hangup:  # printing to the closed terminal would fail
+            for stream in (sys.stdout, sys.stderr):
+                if stream.isatty():
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        print_rank0("stopping and saving; press Ctrl-C again to quit immediately")
+        second_signal = hangup
+        while second_signal == hangup:
+            second_signal = reader.recv(1)[0]
+        os._exit(128 + second_signal)
+
+    def watch(self, items: Iterable) -> Iterator:
+        """The items, until a signal comes, which raises Stopped."""
+        for item in items:
+            if self.number:
+                raise Stopped(self.number)
+            yield item
+
+    def sync(self, fraction: float = 0.0) -> float:
+        """Wait for all processes, so that they stop together and see the same clock.
+
+        Args:
+            fraction: of the time limit that is used, 0 to 1.
+
+        Returns:
+            rank 0's fraction.
+
+        Raises:
+            Stopped: a signal came to one of the processes.
+        """
+        number = self.number
+        if WORLD_SIZE > 1:
+            both = torch.tensor([number, fraction if RANK == 0 else 0.0], dtype=torch.float64)
+            dist.all_reduce(both, dist.ReduceOp.MAX)
+            number, fraction = int(both[0]), both[1].item()
+        if number:
+            raise Stopped(number)
+        return fraction

@@ -1,0 +1,68 @@
+"""What people read on a screen of 80 columns: notes, progress bars, short numbers, tables."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from tqdm import tqdm
+
+SCREEN = 80  # columns
+
+
+def log_stderr(text: str) -> None:
+    """Print to standard error, where the command's result goes to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable | None, desc: str, unit: str, **options) -> tqdm:
+    """The items with a progress bar, which only a terminal shows; `options` as tqdm has them."""
+    return tqdm(items, desc=desc, unit=unit, disable=None, leave=False, mininterval=0.5, **options)
+
+
+def short_count(count: float) -> str:
+    """A count in few characters: 850, 8.5K, 614M, 1.23B."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in few characters: 45s, 12m05s, 3h20m."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+def right_aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell; rows may be shorter."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    return ["  ".join(map(str.rjust, row, widths)) for row in rows]
+
+
+def sections_table(columns: dict[str, dict[str, dict[str, str]]], label_width: int = 29) -> str:
+    """Columns side by side under their names, as many at a time as the screen takes.
+
+    Args:
+        columns: by name; of each column its cells by section and by label.
+    """
+    longest = SCREEN - label_width - 2
+    names = [name if len(name) <= longest else "..." + name[3 - longest :] for name in columns]
+    cells = list(columns.values())
+    width = max(17, *(len(name) + 2 for name in names))
+    fitting = (SCREEN - label_width) // width
+    lines = []
+    for first in range(0, len(names), fitting):
+        shown, shown_names = cells[first : first + fitting], names[first : first + fitting]
+        labels = {}  # of these columns, by section
+        for column in shown:
+            for section, rows in column.items():
+                labels.setdefault(section, {}).update(rows)
+        lines += ["", " " * label_width + "".join(name.rjust(width) for name in shown_names)]
+        for section, rows in labels.items():
+            lines.append(section[:SCREEN])
+            for label in rows:
+                row = "".join(c.get(section, {}).get(label, "").rjust(width) for c in shown)
+                lines.append(f"  {label:{label_width - 3}.{label_width - 3}} {row}")
+    return "\n".join(line.rstrip() for line in lines[1:])
