@@ -1,10 +1,10 @@
 """Generate stories with a trained model.
 
-    python sample.py                              three, by the run trained last
-    python sample.py --start="Once upon a time"   that all begin like this
-    python sample.py --start=FILE:prompt.txt      prompt from a file; - from stdin
-    python sample.py --stream=True                word by word
-    python sample.py --interactive=True           type prompts, read stories
+    python sample.py                             three, by the run trained last
+    python sample.py --start="Once upon a time"  that all begin like this
+    python sample.py --start=FILE:prompt.txt     prompt from a file; - is stdin
+    python sample.py --stream=True               word by word
+    python sample.py --interactive=True          type prompts, read stories
 
 Stories go to standard output, everything else to standard error.
 """
@@ -31,12 +31,12 @@ class Settings(RangedSettings):
     stop: bool = True  # stop at the end-of-text token
     stream: bool = False  # print words as they are generated
     interactive: bool = False  # type prompts, one story each
-    seed: Seed = 1337  # the same seed gives the same stories
+    seed: Seed = 1337  # of the sampling
     # Sampling of the next token
     temperature: NonNegative = 0.8  # below 1 less random; 0 is greedy
     top_k: Count | None = None  # only the k most probable tokens
-    top_p: PositiveShare | None = None  # only the most probable, to this sum
-    min_p: Share | None = None  # relative to the most probable
+    top_p: PositiveShare | None = None  # only the top ones, up to this sum
+    min_p: Share | None = None  # share of the top probability
     repetition_penalty: Positive = 1.0  # above 1 avoids tokens already used
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu

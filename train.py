@@ -1,11 +1,11 @@
 """Train a GPT on a prepared dataset.
 
-    python train.py config/tinystories_30m.py                  a GPU, or the CPU
-    python train.py config/storybook_1m.py --batch_size=32     any setting
-    python train.py --init_from=resume --out_dir=out/x         resume a run
-    torchrun --nproc_per_node=4 train.py config/...            four GPUs
+    python train.py config/tinystories_30m.py               on a GPU, or the CPU
+    python train.py config/storybook_1m.py --batch_size=32  with other settings
+    python train.py --init_from=resume --out_dir=out/x      resume a run
+    torchrun --nproc_per_node=4 train.py config/...         on four GPUs
 
-Ctrl-C saves and says how to resume. Everything is in the run folder, out/<run>/.
+Ctrl-C saves and says how to resume. All files go to the run folder, out_dir.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ class Settings(RangedSettings):
     init_from: Name = "scratch"  # scratch, resume, or a run or .pt to fine-tune
     overwrite: bool = False  # replace an existing run in out_dir
     eval_only: bool = False  # print the losses and end
-    seed: Seed = 1337  # of initialization, data order, dropout
+    seed: Seed = 1337  # of weights, data and dropout
     # Data
     dataset: Name = "tinystories"  # folder in data/, made by prepare.py
-    batch_size: Count = 64  # windows per micro-batch; less saves memory
-    gradient_accumulation_steps: Count = 4  # micro-batches per step, in all processes
+    batch_size: Count = 64  # windows per micro-batch; limits memory
+    gradient_accumulation_steps: Count = 4  # micro-batches per step, all processes
     # Model
     block_size: Count = 256  # tokens per window
     n_layer: Count = 6  # blocks of attention and MLP
     n_head: Count = 6  # attention heads; must divide n_embd
     n_embd: Count = 384  # embedding dimension
-    dropout: Fraction = 0.0  # 0 for one epoch or less, else try 0.1
+    dropout: Fraction = 0.0  # 0.1 for many epochs
     bias: bool = False  # in linear layers and LayerNorms
     # Optimizer (AdamW)
     max_iters: Count = 5000  # steps
@@ -47,8 +47,8 @@ class Settings(RangedSettings):
     lr_decay_iters: NonNegativeInt | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: Fraction = 0.9  # decay of the gradient average
-    beta2: Fraction = 0.99  # decay of the squared-gradient average
+    beta1: Fraction = 0.9  # decay of the average gradient
+    beta2: Fraction = 0.99  # decay of the squared gradient
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
@@ -60,7 +60,7 @@ class Settings(RangedSettings):
     wandb_run_name: str | None = None  # None: the name of the run folder
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # autocast; weights: float32
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix multiplications
     compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: on CUDA
 
     def __post_init__(self):

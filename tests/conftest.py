@@ -74,15 +74,15 @@ def tinystories() -> Path:
 
 @pytest.fixture
 def reciter(tmp_path):
-    """Makes a run folder whose model recites: reciter(b"One.", b"Two.") -> Path.
+    """Makes a run folder whose model recites texts: reciter(b"One.", b"Two.") -> Path.
 
     Its vocabulary is the 256 bytes and end of text. After T tokens, end of text in front included,
-    the likeliest token by far is the T-th of these texts, each followed by end of text.
+    the most probable token by far is the T-th of these texts, each followed by end of text.
     """
     import torch
 
     from model import GPT, GPTConfig
-    from tinystories import run as checkpoint
+    from tinystories.run import model_state, save_checkpoint
     from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
     def make(*texts: bytes, name: str = "reciter", window: int = 64) -> Path:
@@ -98,8 +98,8 @@ def reciter(tmp_path):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         tokenizer.save(folder / "tokenizer.json")
-        checkpoint.save(folder / "best.pt", checkpoint.weights(model, tokenizer))
-        checkpoint.save(folder / "ckpt.pt", checkpoint.weights(model, tokenizer))
+        save_checkpoint(folder / "best.pt", model_state(model, tokenizer))
+        save_checkpoint(folder / "ckpt.pt", model_state(model, tokenizer))
         return folder
 
     return make

@@ -5,41 +5,47 @@ python toy.py        what the commands of the repo do with theirs, in small
 
 import dataclasses
 import importlib
+import math
 import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import pytest
 from conftest import ROOT, complaint
 
 import prepare
 import train
-from configurator import UserError, help_text, parse
-from tinystories import dataset as tokens
-from tinystories import run as checkpoint
+from configurator import RangedSettings, UserError, help_text, parse
+from tinystories.dataset import dataset_folder
+from tinystories.ranges import Count, Fraction, Name, allowed_range
+from tinystories.run import run_folder
 
 COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
 
 
 @dataclass
-class Toy:
+class Toy(RangedSettings):
     # Words
     name: str = "Lily"  # of the child
     title: str | None = None  # None: none
+    label: Name = "red"  # on the jar
     # Numbers
     steps: int = 10
     limit: int | None = None  # None: no limit
     rate: float = 0.5  # share of apples
     shout: bool = False  # in capitals
+    # Ranges
+    count: Count | None = None  # of apples
+    part: Fraction = 0.5  # of the cake
     # Choices
     mood: Literal["glad", "sad"] = "glad"  # of the ending
     compile: bool | Literal["auto"] = "auto"  # the three ways
 
     def __post_init__(self):
-        pass  # a comment that is not for the reader
+        super().__post_init__()  # a comment that is not for the reader
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def config(tmp_path):
 
 def given(*argv) -> dict:
     """The values that a command line of the toy command sets."""
-    return parse(Toy, list(argv))[0]
+    return parse(Toy, list(argv)).overrides
 
 
 def refusal(*argv) -> str:
@@ -164,11 +170,11 @@ def test_a_config_file_gives_python_values(config, line, value):
 @pytest.mark.parametrize(
     ("argument", "wanted"),
     [
-        ("--steps=many", "a whole number, not 'many'"),
-        ("--steps=2.5", "a whole number, not '2.5'"),
-        ("--steps=", "a whole number, not ''"),
-        ("--steps=None", "a whole number, not 'None'"),
-        ("--limit=2.5", "a whole number or None, not '2.5'"),
+        ("--steps=many", "an integer, not 'many'"),
+        ("--steps=2.5", "an integer, not '2.5'"),
+        ("--steps=", "an integer, not ''"),
+        ("--steps=None", "an integer, not 'None'"),
+        ("--limit=2.5", "an integer or None, not '2.5'"),
         ("--rate=fast", "a number, not 'fast'"),
         ("--rate=nan", "a number, not 'nan'"),
         ("--rate=inf", "a number, not 'inf'"),
@@ -179,24 +185,54 @@ def test_a_config_file_gives_python_values(config, line, value):
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(argument, wanted):
-    assert refusal(argument) == f"{argument.partition('=')[0]} wants {wanted}"
+    assert refusal(argument) == f"{argument.partition('=')[0]} expects {wanted}"
 
 
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("name = 123", "name wants text, not 123"),
-        ("steps = 2.5", "steps wants a whole number, not 2.5"),
-        ("steps = True", "steps wants a whole number, not True"),
-        ("steps = None", "steps wants a whole number, not None"),
-        ("steps = float('inf')", "steps wants a whole number, not inf"),
-        ("rate = [1]", "rate wants a number, not [1]"),
-        ("def steps(): pass", "steps wants a whole number, not <function"),
+        ("name = 123", "name expects text, not 123"),
+        ("steps = 2.5", "steps expects an integer, not 2.5"),
+        ("steps = True", "steps expects an integer, not True"),
+        ("steps = None", "steps expects an integer, not None"),
+        ("steps = float('inf')", "steps expects an integer, not inf"),
+        ("rate = [1]", "rate expects a number, not [1]"),
+        ("def steps(): pass", "steps expects an integer, not <function"),
     ],
 )
 def test_a_config_file_with_a_wrong_type_is_named(config, line, wanted):
     path = config(line)
     assert refusal(path).startswith(f"{path}: {wanted}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--count=0", "count is 0; it must be >= 1"),
+        ("--part=1", "part is 1.0; it must be >= 0 and < 1"),
+        ("--part=-0.1", "part is -0.1; it must be >= 0 and < 1"),
+        ("--label=", "label is empty; leave it out or give it a name"),
+    ],
+)
+def test_a_value_out_of_the_range_of_its_type_is_refused(argument, message):
+    assert refusal(argument) == message
+
+
+def test_values_at_the_ends_of_a_range_and_none_are_accepted():
+    assert given("--count=1", "--part=0") == {"count": 1, "part": 0.0}
+    assert given("--count=None") == {"count": None}
+
+
+def test_ranges_hold_for_settings_that_code_makes_too():
+    with pytest.raises(UserError, match="count is -1; it must be >= 1"):
+        Toy(count=-1)
+
+
+def test_a_program_can_read_the_range_of_a_type():
+    kinds = get_type_hints(Toy, include_extras=True)
+    declared, allowed = allowed_range(kinds["count"])
+    assert (declared, allowed.low, allowed.high) == (int, 1, math.inf)
+    assert allowed_range(kinds["steps"]) is None
 
 
 # Names --------------------------------------------------------------------------------------
@@ -286,10 +322,12 @@ def test_help_shows_docstring_headings_defaults_and_comments(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = help_text(Toy).splitlines()
     assert lines[0] == "Settings of a toy command."
-    assert "  Words" in lines
-    assert "    --name=Lily                   of the child" in lines
-    assert "    --title=None                  None: none" in lines
-    assert "    --steps=10" in [line.rstrip() for line in lines]
+    assert "Words:" in lines
+    assert "  --name=Lily                   of the child" in lines
+    assert "  --title=None                  None: none" in lines
+    assert "  --steps=10" in [line.rstrip() for line in lines]
+    assert "  --count=None                  of apples (>= 1)" in lines
+    assert "  --part=0.5                    of the cake (>= 0 and < 1)" in lines
     assert not any("not for the reader" in line for line in lines)
 
 
@@ -297,7 +335,7 @@ def test_help_uses_the_width_of_the_terminal(monkeypatch):
     narrow, wide = [], []
     for columns, lines in (("60", narrow), ("200", wide)):
         monkeypatch.setenv("COLUMNS", columns)
-        lines += help_text(prepare.Settings).partition("Settings:")[2].splitlines()
+        lines += help_text(prepare.Settings).partition("Stories:")[2].splitlines()
     assert max(map(len, narrow)) <= 60
     assert len(wide) < len(narrow)
 
@@ -321,7 +359,7 @@ def helped(request):
 def test_help_of_each_command_prints_every_field_with_its_default(helped):
     module, shown, _ = helped
     for field in dataclasses.fields(module.Settings):
-        assert re.search(rf"^    --{field.name}={field.default}( |$)", shown.stdout, re.MULTILINE)
+        assert re.search(rf"^  --{field.name}={field.default}( |$)", shown.stdout, re.MULTILINE)
 
 
 def test_every_field_has_a_comment_and_help_prints_it(helped):
@@ -343,6 +381,12 @@ def test_help_of_each_command_fits_80_columns(helped):
     assert [line for line in shown.stdout.splitlines() if len(line) > 80] == []
 
 
+def test_help_of_the_main_commands_fits_two_screens(helped):
+    module, shown, _ = helped
+    if module.__name__ in ("prepare", "sample", "train"):
+        assert shown.stdout.count("\n") <= 2 * 36
+
+
 def test_help_of_each_command_imports_no_torch(helped):
     _, _, imported = helped
     assert "configurator" in imported
@@ -353,7 +397,7 @@ def test_help_is_shown_whatever_else_is_given(capsys):
     with pytest.raises(SystemExit) as ended:
         given("--no_such=1", "-h")
     assert ended.value.code == 0
-    assert "Settings:" in capsys.readouterr().out
+    assert "Words:" in capsys.readouterr().out
 
 
 # In a real process --------------------------------------------------------------------------
@@ -378,9 +422,9 @@ def test_a_config_of_ones_own_is_found_where_one_stands(config, tmp_path):
 
 def test_data_and_runs_lie_beside_the_scripts_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tokens.dataset_folder("small") == ROOT / "data" / "small"
-    assert checkpoint.run_folder("out/x") == ROOT / "out" / "x"
-    assert checkpoint.run_folder(str(tmp_path)) == tmp_path
+    assert dataset_folder("small") == ROOT / "data" / "small"
+    assert run_folder("out/x") == ROOT / "out" / "x"
+    assert run_folder(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes standard input in a POSIX shell")

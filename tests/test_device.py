@@ -11,7 +11,7 @@ import resource
 import torch
 from tinystories import device
 
-device.choose("cpu")
+device.select_hardware("cpu")
 for turn in range(30):
     if turn == 20:  # settled by then
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

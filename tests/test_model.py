@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import model
 from configurator import UserError
-from model import GPT, GPTConfig, HeadLoss, KVCache
+from model import GPT, ChunkedCrossEntropy, GPTConfig, KVCache
 
 
 def small(**changes) -> GPT:
@@ -104,15 +104,13 @@ def test_rows_that_have_ended_repeat_the_end_and_all_ended_stops():
     gpt = small()
     first = torch.stack(list(gpt.generate(torch.tensor([[5], [9]]), 12, temperature=0)))
     end = int(first[3, 0])
-    again = torch.stack(
-        list(gpt.generate(torch.tensor([[5], [5]]), 12, temperature=0, end_of_text=end))
-    )
+    again = torch.stack(list(gpt.generate(torch.tensor([[5], [5]]), 12, temperature=0, eot_id=end)))
     ended_at = int((first[:, 0] == end).nonzero()[0])
     assert len(again) == ended_at + 1 and (again[-1] == end).all()
 
 
 @pytest.mark.parametrize("rows", [7, 500, 1300])
-def test_the_loss_in_pieces_has_the_value_and_the_gradients_of_the_whole(rows):
+def test_the_loss_in_chunks_has_the_value_and_the_gradients_of_the_whole(rows):
     torch.manual_seed(0)
     x = torch.randn(rows, 24, requires_grad=True)
     weight = torch.randn(128, 24, requires_grad=True)
@@ -120,16 +118,17 @@ def test_the_loss_in_pieces_has_the_value_and_the_gradients_of_the_whole(rows):
     targets[::5] = -1
     whole = F.cross_entropy((x @ weight.T)[:, :100], targets, ignore_index=-1)
     expected = torch.autograd.grad(3 * whole, (x, weight))
-    pieces = HeadLoss.apply(x, weight, targets, 100)
-    torch.testing.assert_close(pieces, whole)
-    gradients = torch.autograd.grad(3 * pieces, (x, weight))
+    chunked = ChunkedCrossEntropy.apply(x, weight, targets, 100)
+    torch.testing.assert_close(chunked, whole)
+    gradients = torch.autograd.grad(3 * chunked, (x, weight))
     torch.testing.assert_close(gradients, expected, atol=1e-6, rtol=1e-4)
-    assert rows <= model.HEAD_ROWS or rows > 2 * model.HEAD_ROWS  # one piece, and several
+    size = model.LOSS_CHUNK_TOKENS
+    assert rows <= size or rows > 2 * size  # one chunk, and several
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.01), (torch.bfloat16, 0.02)])
 def test_in_half_precision_the_gradients_of_the_loss_stay_close(dtype, error):
-    """Slopes are small; float16 keeps them only where the loss is scaled before they shrink."""
+    """Gradients of logits are small; float16 keeps them only if the loss is scaled first."""
     torch.manual_seed(0)
     x, weight = torch.randn(8192, 32), torch.randn(2048, 32) / 5
     targets = torch.randint(2048, (8192,))
@@ -137,7 +136,7 @@ def test_in_half_precision_the_gradients_of_the_loss_stay_close(dtype, error):
     for kind in (torch.float32, dtype):
         inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
         with torch.autocast("cpu", kind, enabled=kind != torch.float32):
-            loss = 1024 * HeadLoss.apply(*inputs, targets, 2048)
+            loss = 1024 * ChunkedCrossEntropy.apply(*inputs, targets, 2048)
         gradients.append(torch.autograd.grad(loss, inputs))
     for exact, rounded in zip(*gradients, strict=True):
         assert (rounded - exact).norm() / exact.norm() < error
@@ -149,9 +148,9 @@ def test_measuring_a_loss_computes_no_gradient(monkeypatch):
     with torch.no_grad():
         assert gpt(idx, idx).grad_fn is None
         asked = []
-        apply = HeadLoss.forward
+        apply = ChunkedCrossEntropy.forward
         monkeypatch.setattr(
-            HeadLoss,
+            ChunkedCrossEntropy,
             "forward",
             lambda ctx, *a: asked.append(ctx.needs_input_grad) or apply(ctx, *a),
         )
@@ -161,9 +160,9 @@ def test_measuring_a_loss_computes_no_gradient(monkeypatch):
 
 def test_a_repetition_penalty_lets_stories_end():
     gpt = small()
-    options = {"temperature": 0, "end_of_text": 7, "repetition_penalty": 1e6}
+    options = {"temperature": 0, "eot_id": 7, "repetition_penalty": 1e6}
     gpt.wte.weight.data[7] *= 50  # the end is far ahead, or far behind
-    plain = next(gpt.generate(torch.tensor([[7]]), 1, temperature=0, end_of_text=7))
+    plain = next(gpt.generate(torch.tensor([[7]]), 1, temperature=0, eot_id=7))
     assert torch.equal(next(gpt.generate(torch.tensor([[7]]), 1, **options)), plain)
 
 
@@ -186,11 +185,10 @@ def test_the_published_parameter_counts_come_out():
         gpt = GPT(GPTConfig(vocab_size=50304, **gpt2))
         assert gpt.count_parameters() == 123_689_472  # 124M, as nanoGPT counts GPT-2
         small_one = GPT(GPTConfig(vocab_size=50257))
-    decayed, others = small_one.optimizer_groups(0.1)
+    matrices, vectors = small_one.param_groups()
     assert small_one.count_parameters() == 29_938_560
-    assert (len(decayed["params"]), sum(p.numel() for p in decayed["params"])) == (26, 30_031_872)
-    assert (len(others["params"]), sum(p.numel() for p in others["params"])) == (13, 4_992)
-    assert others["weight_decay"] == 0 and decayed["weight_decay"] == 0.1
+    assert (len(matrices), sum(p.numel() for p in matrices)) == (26, 30_031_872)
+    assert (len(vectors), sum(p.numel() for p in vectors)) == (13, 4_992)
 
 
 def test_more_tokens_than_the_window_are_refused():

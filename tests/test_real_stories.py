@@ -9,8 +9,8 @@ from test_prepare import stories_in
 from test_train import log
 
 from tinystories import device
-from tinystories import generate as storyteller
-from tinystories import run as checkpoint
+from tinystories.generate import collect_stories, generate_stories
+from tinystories.run import load_model
 from tinystories.stories.catalog import clean_story, open_source
 
 GPT2 = pytest.mark.skipif(
@@ -66,9 +66,9 @@ def test_two_hundred_steps_on_real_stories_learn(real_run):
 
 
 def test_most_stories_of_the_young_model_end_by_themselves(real_run):
-    model, tokenizer, _ = checkpoint.load_model(real_run)
-    told = storyteller.tell(
-        *(model, tokenizer, device.choose("cpu", "float32")), count=8, max_new_tokens=1000, seed=1
-    )
-    stories = storyteller.tell_whole(told, beginning="", count=8)
+    model, tokenizer, _ = load_model(real_run)
+    hardware = device.select_hardware("cpu", "float32")
+    options = {"count": 8, "max_new_tokens": 1000, "seed": 1}
+    pieces = generate_stories(model, tokenizer, hardware, **options)
+    stories = collect_stories(pieces, prompt="", count=8)
     assert sum(story.ended for story in stories) >= 6

@@ -16,9 +16,9 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, command
 
-from tinystories import run as checkpoint
+from tinystories.run import load_checkpoint
 
-CLOCK = {"tokens_per_second", "mfu", "minutes", "minutes_left"}  # columns that no two runs share
+CLOCK = {"tokens_per_second", "mfu", "minutes", "eta_minutes"}  # columns that no two runs share
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 
 
@@ -60,7 +60,7 @@ def assert_equal(a, b, where: str = "") -> None:
 def assert_same_run(folder, undisturbed) -> None:
     """Weights, optimizer, losses, log and stories are the same; only the clock differs."""
     for name in ("ckpt.pt", "best.pt"):
-        one, two = checkpoint.load(folder / name), checkpoint.load(undisturbed / name)
+        one, two = load_checkpoint(folder / name), load_checkpoint(undisturbed / name)
         for state in (one, two):
             state.pop("log_sizes", None)  # the clock's digits vary in number
             state.get("progress", {}).pop("seconds", None)
@@ -91,7 +91,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
-    stopped = int(re.search(r"stopped and saved after step (\d+); go on with: ", out)[1])
+    stopped = int(re.search(r"stopped and saved after step (\d+); resume with: ", out)[1])
     assert 7 <= stopped < 20
     assert f"python train.py --init_from=resume --out_dir={folder}" in out
     command("train.py", f"--out_dir={folder}", "--init_from=resume")
@@ -108,7 +108,7 @@ def test_ctrl_c_during_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "stopped and saved after step 5" in out
-    assert checkpoint.load(folder / "ckpt.pt")["progress"]["evaluated"] == 0
+    assert load_checkpoint(folder / "ckpt.pt")["progress"]["evaluated"] == 0
     command("train.py", f"--out_dir={folder}", "--init_from=resume")
     assert_same_run(folder, tmp_path / "whole")
 
@@ -132,7 +132,7 @@ def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
     time.sleep(0.01)
     process.send_signal(signal.SIGHUP)  # a shell sends one more to its jobs
     assert process.wait(60) == 128 + signal.SIGHUP
-    step = checkpoint.load(tmp_path / "run" / "ckpt.pt")["progress"]["step"]
+    step = load_checkpoint(tmp_path / "run" / "ckpt.pt")["progress"]["step"]
     assert 7 <= step < 5000
     assert (tmp_path / "run" / "log.csv").read_text().splitlines()[-1].startswith(f"{step},")
 
@@ -165,7 +165,7 @@ def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, 
     assert process.returncode != 0
     assert "torchrun --nproc_per_node=2 train.py --init_from=resume" in out, out + err
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in err
-    assert 4 <= checkpoint.load(folder / "ckpt.pt")["progress"]["step"] < 14
+    assert 4 <= load_checkpoint(folder / "ckpt.pt")["progress"]["step"] < 14
     resumed = start(f"--out_dir={folder}", "--init_from=resume", launcher=TORCHRUN)
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
@@ -181,7 +181,7 @@ def kill_when_a_temporary_file_appears(process, folder) -> None:
 
 
 def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_path):
-    chance = random.Random(7)
+    rng = random.Random(7)
     options = (f"--dataset={dataset}", *SMALL, "--max_iters=300", "--eval_interval=50")
     command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "killed"
@@ -194,12 +194,12 @@ def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_p
         if kill % 2:
             kill_when_a_temporary_file_appears(process, folder)
         else:
-            time.sleep(chance.random() * 0.1)
+            time.sleep(rng.random() * 0.1)
             process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
-        checkpoint.load(folder / "best.pt")
-        steps.append(checkpoint.load(folder / "ckpt.pt")["progress"]["step"])
+        load_checkpoint(folder / "best.pt")
+        steps.append(load_checkpoint(folder / "ckpt.pt")["progress"]["step"])
     assert steps == sorted(set(steps))  # every one of them got further
     command("train.py", f"--out_dir={folder}", "--init_from=resume", "--save_minutes=10")
     assert_same_run(folder, tmp_path / "whole")

@@ -5,12 +5,12 @@ import re
 from conftest import ROOT, command
 
 
-def test_the_commands_of_make_story_prepare_train_and_tell(tmp_path):
+def test_the_commands_of_make_story_prepare_train_and_sample(tmp_path):
     recipe = (ROOT / "Makefile").read_text().split("\nstory:")[1].split("\n\n")[0]
     prepare, train, sample = (line.split()[1:] for line in recipe.splitlines()[1:])
     data, run = f"--dataset={tmp_path / 'data'}", f"--out_dir={tmp_path / 'run'}"
     command(*prepare, data, "--max_stories=1000")
     trained = command(*train, data, run, "--max_minutes=0.1", "--eval_tokens=2000")
-    assert re.search(r"done: 0.1 minutes of training, \d+\.\d with all around it", trained.stdout)
-    told = command(*sample, run, "--max_new_tokens=40")
-    assert told.stdout.count("-" * 79) == 2  # between three stories
+    assert re.search(r"done: 0.1 minutes of training, \d+\.\d minutes in total", trained.stdout)
+    sampled = command(*sample, run, "--max_new_tokens=40")
+    assert sampled.stdout.count("-" * 79) == 2  # between three stories

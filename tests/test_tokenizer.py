@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from configurator import ROOT, UserError
 from tinystories.tokenizer import (
     END_OF_TEXT,
-    PORTION,
+    MAX_ENCODE_CHARS,
     Tokenizer,
-    _choose,
+    _select_tokens,
     gpt2,
     gpt2_top,
     train_bpe,
@@ -128,7 +128,7 @@ def test_a_million_blanks_in_a_row_are_encoded_too(tokenizer):
 def test_a_very_long_text_is_cut_like_a_short_one(kind):
     tokenizer = train_bpe(STORIES, 320) if kind == "bpe" else gpt2()
     text = " \n".join(STORIES * 2500) + "  the end "
-    assert len(text) > PORTION
+    assert len(text) > MAX_ENCODE_CHARS
     assert tokenizer.encode(text) == tokenizer._encoding.encode_ordinary(text)
 
 
@@ -232,14 +232,14 @@ def test_a_damaged_or_foreign_file_is_named(small, tmp_path, damage):
     small.save(path)
     stored = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(DAMAGES[damage](stored), encoding="utf-8")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a whole tokenizer") as error:
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a complete tokenizer") as error:
         Tokenizer.load(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a whole tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a complete tokenizer"):
         Tokenizer.load(tmp_path / "tokenizer.json")
 
 
@@ -279,7 +279,7 @@ def test_gpt2_gives_the_ids_of_tiktoken():
 def test_without_network_or_cache_one_line_says_what_to_do(tmp_path):
     code = (
         "import sys, configurator; from tinystories.tokenizer import gpt2\n"
-        "configurator.run(lambda argv: gpt2())"
+        "configurator.start(gpt2)"
     )
     nowhere = "http://127.0.0.1:9"  # the discard port: closed
     environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path), "NO_PROXY": "", "no_proxy": ""}
@@ -352,7 +352,7 @@ def test_the_same_stories_give_the_same_cut_in_any_order():
 def test_a_path_that_no_longer_fits_is_passed_over_for_one_that_does():
     single = [bytes([byte]) for byte in range(256)]
     ranks = {token: rank for rank, token in enumerate([*single, b"ab", b"cd", b"abcd", b"ef"])}
-    kept = _choose([b"abcd", b"ef"], ranks, size=258)
+    kept = _select_tokens([b"abcd", b"ef"], ranks, size=258)
     assert kept == {*single, b"ef", b"ab"}  # one id for ef, and one where the path to abcd begins
 
 
@@ -412,7 +412,7 @@ def test_an_interruption_while_stories_are_read_comes_through():
 
 @pytest.mark.parametrize("size", [-1, 0, 256, 65_537])
 def test_a_size_that_cannot_be_is_refused_before_any_story_is_read(size):
-    with pytest.raises(UserError, match=f"vocab_size={size} .* from 257 .* to 65536"):
+    with pytest.raises(UserError, match=f"vocab_size={size} .* 257 .* to 65536"):
         train_bpe(iter(pytest.fail, None), size)
 
 

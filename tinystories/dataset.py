@@ -16,7 +16,7 @@ import numpy as np
 
 from configurator import ROOT, UserError
 from tinystories.files import read_json, sha256_of, write_json
-from tinystories.tokenizer import Tokenizer, gpt2
+from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2
 
 FORMAT = 1  # of meta.json
 SPLITS = ("train", "val")
@@ -300,17 +300,17 @@ def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dat
     if not folder.is_dir():
         raise UserError(missing_dataset_message(folder, docs))
     meta = read_meta(folder)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json") if meta else gpt2()
-    if meta and tokenizer.vocab_size != meta["tokenizer"]["vocab_size"]:
-        raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
-    paths = [folder / f"{split}.bin" for split in SPLITS]
-    files = [TokenFile(path, tokenizer.vocab_size, block_size) for path in paths]
+    vocab_size = meta["tokenizer"]["vocab_size"] if meta else GPT2_VOCAB_SIZE
+    files = [TokenFile(folder / f"{split}.bin", vocab_size, block_size) for split in SPLITS]
     for split, file in zip(SPLITS, files, strict=True):
         if meta and meta["splits"][split]["tokens"] != len(file):
             raise UserError(
                 f"{file.path} holds {len(file):,} tokens, but its meta.json says "
                 f"{meta['splits'][split]['tokens']:,}: prepare the dataset again"
             )
+    tokenizer = Tokenizer.load(folder / "tokenizer.json") if meta else gpt2()
+    if tokenizer.vocab_size != vocab_size:
+        raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
     return Dataset(folder, *files, tokenizer, meta)
 
 

@@ -24,8 +24,10 @@ class Range:
 
     def __str__(self) -> str:
         low = f"{'>' if self.strict_low else '>='} {self.low:g}"
-        high = f" and {'<' if self.strict_high else '<='} {self.high:.4g}"
-        return low if self.high == math.inf else low + high
+        if self.high == math.inf:
+            return low
+        high = "2^63" if self.high == 2**63 else f"{self.high:g}"
+        return f"{low} and {'<' if self.strict_high else '<='} {high}"
 
 
 Count = Annotated[int, Range(1)]

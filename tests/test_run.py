@@ -12,9 +12,17 @@ import torch
 from conftest import SMALL, command, complaint
 
 from configurator import UserError
-from tinystories import log as logbook
-from tinystories import run as checkpoint
-from tinystories.log import COLUMNS, Logbook
+from tinystories import run as run_module
+from tinystories.log import COLUMNS, RunLog
+from tinystories.run import (
+    COMMENT,
+    load_checkpoint,
+    load_model,
+    newest_run,
+    read_config,
+    save_checkpoint,
+)
+from tinystories.terminal import duration, short_count
 from tinystories.tokenizer import Tokenizer
 
 STATE = {
@@ -41,20 +49,20 @@ STATE = {
 def saved(tmp_path):
     """A checkpoint file that holds STATE."""
     path = tmp_path / "ckpt.pt"
-    checkpoint.save(path, STATE)
+    save_checkpoint(path, STATE)
     return path
 
 
 def sealed(body: bytes) -> bytes:
     """Bytes that end like a checkpoint, with a correct checksum."""
     checksum = hashlib.sha256(body).hexdigest().encode()
-    return body + checkpoint.COMMENT.to_bytes(2, "little") + checksum
+    return body + COMMENT.to_bytes(2, "little") + checksum
 
 
 def refusal(path) -> str:
     """The line with which a file is refused."""
     with pytest.raises(UserError) as refused:
-        checkpoint.load(path)
+        load_checkpoint(path)
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)
     return str(refused.value)
@@ -71,7 +79,7 @@ def contents(folder) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", STATE["model"])
 def test_a_tensor_comes_back_bit_for_bit(saved, name):
-    old, new = STATE["model"][name], checkpoint.load(saved)["model"][name]
+    old, new = STATE["model"][name], load_checkpoint(saved)["model"][name]
     assert (new.dtype, new.shape, new.device.type) == (old.dtype, old.shape, "cpu")
     as_bytes = [tensor.contiguous().flatten().view(torch.uint8) for tensor in (old, new)]
     assert torch.equal(*as_bytes)
@@ -79,11 +87,11 @@ def test_a_tensor_comes_back_bit_for_bit(saved, name):
 
 @pytest.mark.parametrize("name", ["numbers", "words", "nested"])
 def test_plain_values_come_back_equal(saved, name):
-    assert checkpoint.load(saved)[name] == STATE[name]
+    assert load_checkpoint(saved)[name] == STATE[name]
 
 
 def test_saving_the_same_state_gives_the_same_bytes(saved, tmp_path):
-    checkpoint.save(tmp_path / "again.pt", STATE)
+    save_checkpoint(tmp_path / "again.pt", STATE)
     assert (tmp_path / "again.pt").read_bytes() == saved.read_bytes()
 
 
@@ -98,8 +106,8 @@ def test_saving_leaves_no_temporary_file_behind(saved):
 
 def test_a_temporary_file_from_a_crash_is_no_obstacle(saved):
     saved.with_name("ckpt.pt.tmp").write_bytes(b"half a checkp")
-    checkpoint.save(saved, {"step": 2})
-    assert checkpoint.load(saved)["step"] == 2
+    save_checkpoint(saved, {"step": 2})
+    assert load_checkpoint(saved)["step"] == 2
     assert [path.name for path in saved.parent.iterdir()] == ["ckpt.pt"]
 
 
@@ -127,7 +135,7 @@ def accepted_flips(path, places) -> list[tuple[int, int]]:
         damaged[place] ^= 1 << bit
         path.write_bytes(damaged)
         try:
-            checkpoint.load(path)
+            load_checkpoint(path)
         except UserError as error:
             assert "damaged" in str(error), error
         else:
@@ -165,7 +173,7 @@ def test_a_flipped_bit_in_the_padding_of_the_archive_is_noticed(saved):
 def test_swapped_tensors_are_noticed(saved):
     """A file put together from the pieces of two good ones."""
     other = saved.with_name("other.pt")
-    checkpoint.save(other, STATE | {"model": {"float32": torch.zeros(5, 7)}})
+    save_checkpoint(other, STATE | {"model": {"float32": torch.zeros(5, 7)}})
     saved.write_bytes(other.read_bytes()[:-64] + saved.read_bytes()[-64:])
     assert "damaged" in refusal(saved)
 
@@ -181,7 +189,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 
 @pytest.mark.parametrize("state", [{"format": 99}, {"format": None}])
 def test_another_format_is_refused(tmp_path, state):
-    checkpoint.save(tmp_path / "new.pt", state)
+    save_checkpoint(tmp_path / "new.pt", state)
     assert "has another format than this version reads" in refusal(tmp_path / "new.pt")
 
 
@@ -213,12 +221,12 @@ def evil_file(kind: str, marker) -> bytes:
                 {"format": 1, "model": Evil(marker)}, path, _use_new_zipfile_serialization=False
             )
             path.write_bytes(sealed(path.read_bytes()))
-        case "checkpoint.save":
-            checkpoint.save(path, {"model": Evil(marker)})
+        case "save_checkpoint":
+            save_checkpoint(path, {"model": Evil(marker)})
     return path.read_bytes()
 
 
-KINDS = ["bare pickle", "sealed pickle", "torch.save", "old torch.save", "checkpoint.save"]
+KINDS = ["bare pickle", "sealed pickle", "torch.save", "old torch.save", "save_checkpoint"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,13 +239,13 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(kind, tmp_path):
 
 def test_the_evil_of_these_tests_is_real(tmp_path):
     marker = tmp_path / "marker"
-    (tmp_path / "ckpt.pt").write_bytes(evil_file("checkpoint.save", marker))
+    (tmp_path / "ckpt.pt").write_bytes(evil_file("save_checkpoint", marker))
     torch.load(tmp_path / "ckpt.pt", weights_only=False)
     assert marker.is_dir()
 
 
 def test_the_refusal_of_code_does_not_advise_to_run_it(tmp_path):
-    (tmp_path / "ckpt.pt").write_bytes(evil_file("checkpoint.save", tmp_path / "marker"))
+    (tmp_path / "ckpt.pt").write_bytes(evil_file("save_checkpoint", tmp_path / "marker"))
     assert "weights_only" not in refusal(tmp_path / "ckpt.pt")
 
 
@@ -282,13 +290,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(saved, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*ckpt\.pt: No space left on device"):
-        checkpoint.save(saved, {"step": 2})
+        save_checkpoint(saved, {"step": 2})
     assert contents(saved.parent) == {"ckpt.pt": before}
 
 
 def test_saving_into_a_folder_that_has_gone_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match="No such file or directory"):
-        checkpoint.save(tmp_path / "gone" / "ckpt.pt", {})
+        save_checkpoint(tmp_path / "gone" / "ckpt.pt", {})
 
 
 def test_an_out_dir_that_is_a_file_is_told_in_one_line(dataset, tmp_path):
@@ -310,32 +318,32 @@ EVALUATION = {"step": 1, "train_loss": 5.0, "val_loss": 5.5, "val_bits_per_byte"
 
 
 def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
-    log = Logbook(tmp_path)
+    log = RunLog(tmp_path)
     log.evaluation(EVALUATION, "Once upon a time, ö")
     sizes, before = log.sizes(), contents(tmp_path)
     log.evaluation(EVALUATION | {"step": 2}, "Twice")
-    Logbook(tmp_path, sizes).evaluation(EVALUATION | {"step": 3}, "Thrice")
+    RunLog(tmp_path, sizes).evaluation(EVALUATION | {"step": 3}, "Thrice")
     after = contents(tmp_path)
     assert after["samples.txt"] == before["samples.txt"] + b"--- step 3 ---\nThrice\n\n"
     assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,,5.0,5.5,1.5\n"
 
 
 def test_logs_that_are_shorter_than_saved_are_kept_as_they_are(tmp_path):
-    sizes = Logbook(tmp_path).sizes()
+    sizes = RunLog(tmp_path).sizes()
     (tmp_path / "log.csv").write_bytes(b"step\n")
-    Logbook(tmp_path, {name: size + 100 for name, size in sizes.items()})
+    RunLog(tmp_path, {name: size + 100 for name, size in sizes.items()})
     assert (tmp_path / "log.csv").read_bytes() == b"step\n"
 
 
 def test_a_new_run_starts_its_logs_anew(tmp_path):
-    Logbook(tmp_path).evaluation(EVALUATION, "Once")
-    Logbook(tmp_path)
+    RunLog(tmp_path).evaluation(EVALUATION, "Once")
+    RunLog(tmp_path)
     assert (tmp_path / "log.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert (tmp_path / "samples.txt").read_text() == ""
 
 
 def test_sizes_of_logs_are_bytes_not_characters(tmp_path):
-    log = Logbook(tmp_path)
+    log = RunLog(tmp_path)
     log.evaluation(EVALUATION, "öö")
     assert log.sizes() == {name: len(data) for name, data in contents(tmp_path).items()}
 
@@ -345,7 +353,7 @@ def test_sizes_of_logs_are_bytes_not_characters(tmp_path):
     [(0, "0"), (850, "850"), (8500, "8.5K"), (999_999, "1M"), (614e6, "614M"), (1.234e9, "1.23B")],
 )
 def test_counts_stay_short(count, text):
-    assert logbook.short(count) == text
+    assert short_count(count) == text
 
 
 @pytest.mark.parametrize(
@@ -353,10 +361,10 @@ def test_counts_stay_short(count, text):
     [(0.4, "0s"), (45, "45s"), (59.7, "1m00s"), (725, "12m05s"), (12000, "3h20m")],
 )
 def test_times_are_told_in_words(seconds, text):
-    assert logbook.duration(seconds) == text
+    assert duration(seconds) == text
 
 
-def test_a_run_tells_stories_on_another_machine_without_data_or_network(run, tmp_path):
+def test_a_run_generates_stories_on_another_machine_without_data_or_network(run, tmp_path):
     folder = tmp_path / "elsewhere" / "my run"
     shutil.copytree(run, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -374,26 +382,26 @@ def test_a_run_needs_the_tokenizer_that_lies_in_it(reciter):
     other = Tokenizer("bpe", r"\w+|\W+", [bytes([byte]) for byte in range(256)])
     other.save(folder / "tokenizer.json")
     with pytest.raises(UserError, match="is not the tokenizer of best"):
-        checkpoint.load_model(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
 def test_a_damaged_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match="is damaged"):
-        checkpoint.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_the_newest_run_is_the_one_saved_last(reciter, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
+    monkeypatch.setattr(run_module, "ROOT", tmp_path)
     for age, name in ((3, "b"), (1, "c"), (2, "a")):
         folder = reciter(b"Hi.", name=f"out/{name}")
         os.utime(folder / "ckpt.pt", (1e9 - age, 1e9 - age))
     (tmp_path / "out" / "unfinished").mkdir()
-    assert checkpoint.newest_run() == "out/c"
+    assert newest_run() == "out/c"
 
 
 def test_without_any_run_one_is_told_how_to_make_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
-    with pytest.raises(UserError, match="no run lies in out/ yet; train one first"):
-        checkpoint.newest_run()
+    monkeypatch.setattr(run_module, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="no run found in out/; train one first"):
+        newest_run()

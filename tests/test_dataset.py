@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configurator import UserError
-from tinystories import dataset as tokens
-from tinystories.dataset import Shuffle, SplitWriter, TokenFile
+from tinystories.dataset import SplitWriter, TokenFile, WindowSampler
+from tinystories.files import replace_folder, sha256_of
 
 
 def bin_of(folder, ids):
@@ -16,38 +16,38 @@ def bin_of(folder, ids):
 
 @pytest.mark.parametrize("count", [11, 19, 20, 25, 100, 1003])
 def test_every_token_is_a_target_at_most_once_an_epoch(count):
-    shuffle = Shuffle(count, block_size=10, seed=3)
-    size = shuffle.windows_per_epoch
+    sampler = WindowSampler(count, block_size=10, seed=3)
+    size = sampler.windows_per_epoch
     for epoch in range(30):
         hits = np.zeros(count, dtype=int)
-        for start in shuffle.starts(epoch * size, size):
+        for start in sampler.starts(epoch * size, size):
             hits[start + 1 : start + 11] += 1
         assert hits.max() == 1
         assert hits.sum() == 10 * size
 
 
 def test_no_token_is_skipped_for_good():
-    shuffle = Shuffle(1003, block_size=10, seed=3)
+    sampler = WindowSampler(1003, block_size=10, seed=3)
     hits = np.zeros(1003, dtype=int)
-    for start in shuffle.starts(0, 200 * shuffle.windows_per_epoch):
+    for start in sampler.starts(0, 200 * sampler.windows_per_epoch):
         hits[start + 1 : start + 11] += 1
     assert hits[1:].min() > 0  # nothing precedes the first token, so nothing predicts it
 
 
 def test_the_next_windows_depend_on_the_seed_and_the_windows_seen_alone():
-    whole = Shuffle(1003, 10, seed=3).starts(0, 500)
-    resumed = Shuffle(1003, 10, seed=3).starts(123, 77)
+    whole = WindowSampler(1003, 10, seed=3).starts(0, 500)
+    resumed = WindowSampler(1003, 10, seed=3).starts(123, 77)
     assert np.array_equal(resumed, whole[123:200])
-    other = Shuffle(1003, 10, seed=4).starts(0, 500)
+    other = WindowSampler(1003, 10, seed=4).starts(0, 500)
     assert not np.array_equal(other, whole)
 
 
 def test_the_order_of_windows_never_changes_between_versions():
-    assert Shuffle(1003, 10, seed=3).starts(0, 5).tolist() == [242, 662, 402, 452, 702]
+    assert WindowSampler(1003, 10, seed=3).starts(0, 5).tolist() == [242, 662, 402, 452, 702]
 
 
 def test_a_batch_may_span_many_small_epochs():
-    assert len(Shuffle(25, 10, seed=0).starts(0, 5000)) == 5000
+    assert len(WindowSampler(25, 10, seed=0).starts(0, 5000)) == 5000
 
 
 def test_targets_are_the_inputs_one_token_later(tmp_path):
@@ -59,15 +59,15 @@ def test_targets_are_the_inputs_one_token_later(tmp_path):
 
 def test_validation_covers_every_token_once_the_short_last_window_included(tmp_path):
     file = TokenFile(bin_of(tmp_path, range(50)), vocab_size=50, block_size=8)
-    _, y = file.windows(file.in_order())
+    _, y = file.windows(file.sequential_starts())
     assert y[y >= 0].tolist() == list(range(1, 50))
-    assert len(file.in_order(tokens=16)) == 2
+    assert len(file.sequential_starts(tokens=16)) == 2
 
 
 def test_spread_windows_reach_from_the_first_token_to_the_last(tmp_path):
     file = TokenFile(bin_of(tmp_path, range(50)), vocab_size=50, block_size=8)
-    assert file.spread(3).tolist() == [0, 20, 41]
-    assert len(file.spread(1000)) == 42
+    assert file.evenly_spaced_starts(3).tolist() == [0, 20, 41]
+    assert len(file.evenly_spaced_starts(1000)) == 42
 
 
 def test_an_id_outside_the_vocabulary_names_file_and_position(tmp_path):
@@ -84,9 +84,9 @@ def test_a_bin_is_plain_little_endian_uint16(tmp_path):
         writer.write(np.array([1, 258], dtype=np.uint16), stories=1, text_bytes=3)
         writer.write(np.array([65535], dtype=np.uint16), stories=1, text_bytes=1)
     assert (tmp_path / "train.bin").read_bytes() == bytes([1, 0, 2, 1, 255, 255])
-    manifest = writer.manifest()
-    assert (manifest["stories"], manifest["tokens"], manifest["bytes"]) == (2, 3, 4)
-    assert manifest["sha256"] == tokens._sha256(tmp_path / "train.bin")
+    metadata = writer.metadata()
+    assert (metadata["stories"], metadata["tokens"], metadata["bytes"]) == (2, 3, 4)
+    assert metadata["sha256"] == sha256_of(tmp_path / "train.bin")
 
 
 def test_a_folder_takes_its_place_whole(tmp_path):
@@ -94,6 +94,6 @@ def test_a_folder_takes_its_place_whole(tmp_path):
     for folder, text in ((old, "old"), (built, "new")):
         folder.mkdir()
         (folder / "meta.json").write_text(text)
-    tokens.publish(built, old)
+    replace_folder(built, old)
     assert (old / "meta.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["stories"]
