@@ -1,20 +1,28 @@
-# make story   a model that tells stories, in minutes, on any machine
+# make story   a model that generates stories, in minutes, on any machine
+# make check   lint, format, types and the quick tests, in less than a minute
 # make test    the whole test suite
 
 PYTHON ?= python3
 RUN = .venv/bin/python
+PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
-.PHONY: story test install
+.PHONY: story check test lint install
 
 story: install
 	$(RUN) prepare.py --source=storybook --tokenizer=bpe --vocab_size=1024
 	$(RUN) train.py config/storybook_1m.py --overwrite=True
 	$(RUN) sample.py --out_dir=out/storybook_1m --num_samples=3
 
-test: install
+check: lint
+	$(PYTEST) -m "not slow"
+
+test: lint
+	$(PYTEST)
+
+lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
+	$(RUN) -m pyrefly check
 
 install: .venv/installed
 

@@ -11,6 +11,7 @@ number has to be within the range that its type declares.
 import difflib
 import errno
 import inspect
+import io
 import math
 import os
 import re
@@ -44,11 +45,12 @@ class RangedSettings:
     def __post_init__(self):
         for name, kind in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
-            declared, allowed = allowed_range(kind) or (None, None)
-            if declared is str and value == "":
+            if value is None or not (declared := allowed_range(kind)):
+                continue
+            if declared.type is str and value == "":
                 raise UserError(f"{name} is empty; leave it out or give it a name")
-            if declared in (int, float) and value is not None and value not in allowed:
-                raise UserError(f"{name} is {value}; it must be {allowed}")
+            if declared.type is not str and value not in declared.range:
+                raise UserError(f"{name} is {value}; it must be {declared.range}")
 
 
 # Running a command --------------------------------------------------------------------------
@@ -62,8 +64,8 @@ class CommandLine(NamedTuple):
     docs: list[str]  # docstrings of the config files
 
 
-def configure(settings: type) -> CommandLine | None:
-    """Parse the command line of the script that declares `settings`; None where it is imported.
+def configure(settings: type) -> typing.Any:
+    """The CommandLine of the script that declares `settings`; None where it is imported.
 
     Scripts call it before their slow imports, so that --help and mistakes answer at once.
     """
@@ -74,8 +76,9 @@ def configure(settings: type) -> CommandLine | None:
 
 def start(main: Callable, *arguments):
     """Call main(*arguments); mistakes of the user end in one line, bugs keep their traceback."""
-    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
-        stream.reconfigure(encoding="utf-8", line_buffering=True)  # also for a pipe
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not closed
+            stream.reconfigure(encoding="utf-8", line_buffering=True)  # also for a pipe
     name = Path(sys.argv[0]).name
     try:
         return main(*arguments)
@@ -151,15 +154,15 @@ def check(settings: type, values: dict, source: str) -> dict:
 def help_text(settings: type) -> str:
     """A command's docstring, then its settings with their defaults, comments and ranges."""
     width = shutil.get_terminal_size((80, 24)).columns
-    lines = [sys.modules[settings.__module__].__doc__.strip(), ""]
+    lines = [(sys.modules[settings.__module__].__doc__ or "").strip(), ""]
     kinds = typing.get_type_hints(settings, include_extras=True)
     for name, text in _fields_with_comments(settings):
         if not name:
             lines.append(f"{text}:")
             continue
-        declared, allowed = allowed_range(kinds[name]) or (None, None)
-        if declared in (int, float):
-            text += f" ({allowed})"
+        declared = allowed_range(kinds[name])
+        if declared and declared.type is not str:
+            text += f" ({declared.range})"
         left = f"  --{name}={getattr(settings, name)}"
         left = left.ljust(max(32, len(left) + 2))
         options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}

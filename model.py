@@ -172,10 +172,10 @@ class GPT(nn.Module):
         parameters = list(self.parameters())
         return [p for p in parameters if p.dim() >= 2], [p for p in parameters if p.dim() < 2]
 
-    def matmul_weights(self) -> list[nn.Parameter]:
+    def matmul_weights(self) -> list[Tensor]:
         """The matrices that activations are multiplied with: linear layers and output head."""
-        linear = [m.weight for m in self.modules() if isinstance(m, nn.Linear)]
-        return [*linear, self.wte.weight]
+        layers = (*(m for m in self.modules() if isinstance(m, nn.Linear)), self.wte)
+        return [layer.weight for layer in layers]
 
     def count_parameters(self) -> int:
         """Parameters without the position embedding, as nanoGPT counts them."""
@@ -313,18 +313,19 @@ class KVCache:
 
     def __init__(self, config: GPTConfig):
         self.config = config
-        self.layers = [None] * config.n_layer
+        self.layers: dict[int, Tensor] = {}
         self.length = 0  # tokens read
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add keys and values of T new tokens, (B, H, T, D) each; returns those of all so far."""
         B, H, T, D = k.shape
-        if self.layers[layer] is None:
+        if layer not in self.layers:
             self.layers[layer] = k.new_empty(2, B, H, self.config.block_size, D)
         new = self.layers[layer].narrow(3, self.length, T)
         new[0].copy_(k)
         new[1].copy_(v)
-        return self.layers[layer].narrow(3, 0, self.length + T).unbind()
+        both = self.layers[layer].narrow(3, 0, self.length + T)
+        return both[0], both[1]
 
 
 def sample_next_token(

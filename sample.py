@@ -110,8 +110,8 @@ def print_stories(s: Settings, pieces: Iterator[list[Piece]], prompt: str) -> No
     if s.stream:
         num_ended = stream(pieces, prompt, s.num_samples)
     else:
-        pieces = progress(pieces, "generating", "tok", total=s.max_new_tokens)
-        stories = collect_stories(pieces, prompt, s.num_samples)
+        bar = progress(pieces, "generating", "tok", total=s.max_new_tokens)
+        stories = collect_stories(bar, prompt, s.num_samples)
         print(f"\n{RULE}\n".join(story.text for story in stories))
         num_ended = sum(story.ended for story in stories)
     if s.stop and num_ended < s.num_samples:

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
 from tinystories.ranges import Count, Fraction, Name, NonNegative, NonNegativeInt, Positive, Seed
@@ -101,12 +101,12 @@ class Run:
     data: dataset.Dataset
     raw_model: GPT  # the plain module, which is saved
     compiled_model: torch.nn.Module  # the same, compiled where that works
-    model: torch.nn.Module  # the same, in DDP where several processes train
+    model: Any  # the same, in DDP where several processes train
     optimizer: optim.Optimizer
     state: TrainState
     sampler: dataset.WindowSampler
     stop: processes.StopSignal
-    log: "log.RunLog | None" = None  # on rank 0
+    log: Any = None  # RunLog, on rank 0
     saved_at: float = 0.0
 
 
@@ -139,8 +139,7 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     data = dataset.open_dataset(s.dataset, s.block_size, docs)
     if saved:
         run.check_same_data(saved, data, resumed)
-    local_rank = processes.LOCAL_RANK if WORLD_SIZE > 1 else None
-    hardware = device.select_hardware(s.device, s.dtype, local_rank)
+    hardware = device.select_hardware(s.device, s.dtype, processes.LOCAL_RANK)
     processes.connect(hardware.device)
     torch.manual_seed(s.seed)
     shape = {name: getattr(s, name) for name in run.MODEL_SETTINGS}
@@ -150,7 +149,7 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     raw_model.to(hardware.device)
     optimizer = optim.Optimizer(raw_model, hardware, s)
     state = TrainState()
-    if resumed:
+    if saved and resumed:
         optimizer.load_state_dict(saved)
         state = TrainState(**saved["progress"])
     log.print_summary(s, data, raw_model, optimizer, state.step)
@@ -162,15 +161,15 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     if WORLD_SIZE > 1:
         model = torch.nn.parallel.DistributedDataParallel(compiled_model)
     sampler = dataset.WindowSampler(len(data.train), s.block_size, s.seed)
-    models, stop = (raw_model, compiled_model, model), processes.StopSignal()
-    return Run(s, hardware, data, *models, optimizer, state, sampler, stop)
+    stop = processes.StopSignal()
+    return Run(s, hardware, data, raw_model, compiled_model, model, optimizer, state, sampler, stop)
 
 
 # Evaluating and saving ----------------------------------------------------------------------
 
 
 def evaluate(r: Run, full_val: bool) -> tuple[dict, float]:
-    """Measure the losses on eval_tokens of training and of validation data.
+    """Measure the losses on eval_tokens of training and of validation data; may raise Stopped.
 
     Args:
         full_val: take all validation tokens, not only the first eval_tokens.
@@ -178,9 +177,6 @@ def evaluate(r: Run, full_val: bool) -> tuple[dict, float]:
     Returns:
         the columns of log.csv, and the loss on the first eval_tokens of validation, in nats per
         token, which compares between steps.
-
-    Raises:
-        Stopped: a signal came.
     """
     s, data = r.settings, r.data
     val_starts = data.val.sequential_starts(None if full_val else s.eval_tokens)

@@ -103,7 +103,7 @@ def test_the_last_of_two_equal_settings_wins():
 
 def test_the_docstrings_of_config_files_are_handed_on(config):
     files = config('"""Say hello."""\nsteps = 1', "a.py"), config("steps = 2", "b.py")
-    assert parse(Toy, list(files))[1] == ["Say hello.", ""]
+    assert parse(Toy, list(files)).docs == ["Say hello.", ""]
 
 
 # Types --------------------------------------------------------------------------------------
@@ -436,8 +436,6 @@ def test_a_command_works_where_standard_input_is_closed():
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("config/*.py")))
 def test_every_config_of_the_repo_is_valid_and_says_how_to_prepare_its_data(name):
-    values, docs = parse(train.Settings, [f"config/{name}"])
-    train.Settings(**values)
+    _, values, docs = parse(train.Settings, [f"config/{name}"])
     command = re.search(r"python prepare\.py *(.*)", docs[0])
-    prepared, _ = parse(prepare.Settings, command[1].split())
-    assert prepare.Settings(**prepared).dataset == values["dataset"]
+    assert parse(prepare.Settings, command[1].split()).settings.dataset == values["dataset"]

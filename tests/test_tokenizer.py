@@ -278,8 +278,7 @@ def test_gpt2_gives_the_ids_of_tiktoken():
 
 def test_without_network_or_cache_one_line_says_what_to_do(tmp_path):
     code = (
-        "import sys, configurator; from tinystories.tokenizer import gpt2\n"
-        "configurator.start(gpt2)"
+        "import sys, configurator; from tinystories.tokenizer import gpt2\nconfigurator.start(gpt2)"
     )
     nowhere = "http://127.0.0.1:9"  # the discard port: closed
     environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path), "NO_PROXY": "", "no_proxy": ""}

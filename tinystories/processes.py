@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from configurator import UserError
 
-RANK = int(os.environ.get("RANK", 0))  # set by torchrun, as are the next two
-LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+RANK = int(os.environ.get("RANK", 0))  # of this process; torchrun sets these three variables
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # processes of the run
+LOCAL_RANK = int(os.environ["LOCAL_RANK"]) if WORLD_SIZE > 1 else None  # its GPU on this machine
 
 
 class Stopped(Exception):

@@ -6,7 +6,7 @@ configurator.py checks and prints the ranges; `allowed_range` reads them.
 import math
 import typing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,16 @@ PositiveShare = Annotated[float, Range(0, 1, strict_low=True)]
 Name = Annotated[str, Range(1)]  # of its length: a name is not empty
 
 
-def allowed_range(kind) -> tuple[type, Range] | None:
+class Declared(NamedTuple):
+    """What the type of a setting declares."""
+
+    type: type
+    range: Range  # of a text: of its length
+
+
+def allowed_range(kind) -> Declared | None:
     """The range that a field's type declares: `Count | None` gives (int, Range(1))."""
     for option in (kind, *typing.get_args(kind)):
         if typing.get_origin(option) is Annotated:
-            return option.__origin__, option.__metadata__[0]
+            return Declared(option.__origin__, option.__metadata__[0])
     return None

@@ -200,7 +200,7 @@ def gpt2() -> Tokenizer:
             "TIKTOKEN_CACHE_DIR to a folder where tiktoken has cached it, or use --tokenizer=bpe"
         ) from None
     ranks = encoding._mergeable_ranks  # private, but tiktoken's README uses both
-    return Tokenizer("gpt2", encoding._pat_str, sorted(ranks, key=ranks.get))
+    return Tokenizer("gpt2", encoding._pat_str, sorted(ranks, key=ranks.__getitem__))
 
 
 def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -227,7 +227,7 @@ def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:
     by_frequency = np.argsort(-counts, kind="stable")  # stable: the lower rank wins a tie
     candidates = [full.tokens[i] for i in by_frequency if counts[i]]
     kept = _select_tokens(candidates, ranks, vocab_size - 1)
-    return Tokenizer("gpt2", full.pattern, sorted(kept, key=ranks.get))
+    return Tokenizer("gpt2", full.pattern, sorted(kept, key=ranks.__getitem__))
 
 
 def train_bpe(stories: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -361,7 +361,7 @@ def _select_tokens(candidates: list[bytes], ranks: dict[bytes, int], size: int) 
             skipped.append(missing)
     for missing in skipped:
         room = size - len(kept)
-        kept.update(sorted(missing - kept, key=ranks.get)[:room])
+        kept.update(sorted(missing - kept, key=ranks.__getitem__)[:room])
     return kept
 
 
