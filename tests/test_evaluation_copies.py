@@ -37,7 +37,7 @@ def real_stories(tinystories, name, count):
     return [story.strip() for story in text.split("<|endoftext|>", count)[:count]]
 
 
-# Brute force ---------------------------------------------------------------------------------
+# Brute force --------------------------------------------------------------------------------
 
 
 def longest_run(text, stories):
@@ -118,7 +118,7 @@ def test_agrees_where_words_repeat_many_times(tmp_path):
     check(nearest(texts, train_bin(tmp_path, babble[12:])), texts, babble[12:])
 
 
-# Speed settings do not change results -------------------------------------------------------------
+# Speed settings do not change results -------------------------------------------------------
 
 
 @pytest.mark.parametrize("tokens", [1, 3000])
