@@ -197,7 +197,7 @@ class _Search:
 
     def read(self, chunk: tuple[int, int]) -> tuple[list[str], _EncodedTexts]:
         """The training stories in the ids from chunk[0] to chunk[1] - 1."""
-        stories = list(self.token_file().decode_stories(*chunk, self.tokenizer))
+        stories = list(self.token_file().stories(self.tokenizer, *chunk))
         return stories, _EncodedTexts(stories, self.vocabulary, separator=0)
 
     def longest_copies(self, words: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -444,7 +444,8 @@ def _scan_in_worker(chunk: tuple[int, int], found):
 
 def _waves(file: TokenFile, end_of_text: int, workers: int) -> Iterator[list[tuple[int, int]]]:
     """Yield the bounds of up to `workers` chunks of whole stories, larger chunks in each wave."""
-    small, size = file.story_chunks(end_of_text, FIRST_CHUNK), 1
-    while wave := list(islice(small, workers * size)):
-        yield [(wave[k][0], wave[k:][:size][-1][1]) for k in range(0, len(wave), size)]
-        size = min(4 * size, max(1, LARGEST_CHUNK // FIRST_CHUNK))
+    start, size = 0, FIRST_CHUNK
+    while start < len(file):
+        wave = list(islice(file.story_chunks(end_of_text, size, start), workers))
+        yield wave
+        start, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
