@@ -425,10 +425,14 @@ def _scan_all(search: _NearestSearch | _LeakSearch, progress: Callable[[int], ob
             spawn = get_context("spawn")
             pool = ProcessPoolExecutor(workers, spawn, _init_worker, (search,))
             scan = functools.partial(stack.enter_context(pool).map, _scan_in_worker)
-        for wave in _waves(file, search.tokenizer.end_of_text, workers):
+        position, size = 0, FIRST_CHUNK
+        while position < len(file):
+            chunks = file.story_chunks(search.tokenizer.end_of_text, size, position)
+            wave = list(islice(chunks, workers))
             for (start, stop), new in zip(wave, scan(wave, repeat(found)), strict=True):
                 found = search.merge(found, new)
                 progress(stop - start)
+            position, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
     return found
 
 
@@ -440,12 +444,3 @@ def _init_worker(search: _NearestSearch | _LeakSearch) -> None:
 
 def _scan_in_worker(chunk: tuple[int, int], found):
     return _search.scan(chunk, found)
-
-
-def _waves(file: TokenFile, end_of_text: int, workers: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield the bounds of up to `workers` chunks of whole stories, larger chunks in each wave."""
-    start, size = 0, FIRST_CHUNK
-    while start < len(file):
-        wave = list(islice(file.story_chunks(end_of_text, size, start), workers))
-        yield wave
-        start, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
