@@ -46,13 +46,13 @@ from tinystories.tokenizer import Tokenizer
 ROUGE_L = Indel.normalized_similarity  # 1 - indels / (m + n): 2 LCS / (m + n), except for rounding
 PREFIX_CHARS = 100  # characters that leak() compares
 LEAK_NGRAM = 13  # words in a row that count as a leak
-# The numbers below change speed and memory, not results.
+# The numbers below change speed and memory, not results. They are round guesses that work well.
 FIRST_CHUNK = 2_000  # tokens; start small: early results give bounds that prune the later chunks
-LARGEST_CHUNK = 2_000_000  # tokens; each wave has larger chunks, up to this: 200 MB a process
-SINGLE_PROCESS_TOKENS = 20_000_000  # up to here starting more processes does not pay
-MAX_WORKERS = 8  # more processes would share less: a wave of chunks does not know its own results
-WORD_CACHE_SIZE = 500_000  # bounds memory; a million stories have fewer different pieces
-MATCH_BATCH = 300_000  # pairs of positions compared at a time; bounds memory
+LARGEST_CHUNK = 2_000_000  # tokens; each wave has larger chunks, up to this: 200 MB per process
+SINGLE_PROCESS_TOKENS = 20_000_000  # read within a minute or so; more needs several processes
+MAX_WORKERS = 8  # limits the memory of all processes
+WORD_CACHE_SIZE = 500_000  # pieces of text without spaces: some 70 MB
+MATCH_BATCH = 300_000  # pairs of positions that are compared at a time, which limits memory
 
 
 @dataclass(frozen=True)
