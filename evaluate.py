@@ -551,7 +551,7 @@ def training_words(subject: Subject) -> set[str] | None:
     """All words of the training stories; None where these are not at hand."""
     if subject.data is None:
         return None
-    training = memory.read_stories(subject.data.train.path, subject.tokenizer)
+    training = subject.data.train.stories(subject.tokenizer)
     return variety.vocabulary(progress(training, "words of the training text"))
 
 
@@ -563,7 +563,7 @@ def real_stories(subject: Subject, count: int) -> list[str]:
     """
     if subject.data is None:
         return []
-    stories = memory.read_stories(subject.data.val.path, subject.tokenizer)
+    stories = subject.data.val.stories(subject.tokenizer)
     behind = (FIRST_SENTENCE.sub("", story, count=1) for story in stories)
     longest = subject.settings.max_characters
     return [story[:longest] for story in islice(filter(None, behind), count)]
@@ -629,14 +629,14 @@ def print_leak(s: Settings) -> None:
     if s.val_source:
         texts = own_source(s.val_source).stories("val")
     else:
-        texts = memory.read_stories(data.val.path, tokenizer)
+        texts = data.val.stories(tokenizer)
     with tokens_bar(data.train, "leak") as bar:
         leak = memory.leak(texts, data.folder, tokenizer, bar.update)
     print(f"Of {leak.stories:,} validation stories, the training stories hold")
     for label, found in (
         ("all words", leak.whole),
-        ("the first 100 characters", leak.beginning),
-        ("13 words in a row", leak.run),
+        ("the first 100 characters", leak.prefix),
+        ("13 words in a row", leak.ngram),
     ):
         print(f"  {label:28}{found:9,}{100 * found / leak.stories:8.2f} %")
 

@@ -171,20 +171,22 @@ class TokenFile:
         last_start = len(self) - self.block_size - 1
         return np.linspace(0, last_start, min(count, last_start + 1)).astype(np.int64)
 
-    def story_chunks(self, end_of_text: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
-        """Bounds (start, stop) of stretches of whole stories, each of about `size` ids.
+    def story_chunks(
+        self, end_of_text: int, size: int = CHUNK, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Bounds of chunks of whole stories, each of about `size` ids, in ids [start, stop).
 
-        A stretch ends after an end of text; the last one, at the end of the file.
+        A chunk ends after an end of text; the last one, at `stop` or at the end of the file.
         """
-        start = 0
-        while start < len(self):
-            stop, ends = start, ()
-            while not len(ends) and stop < len(self):  # a story may be longer than `size`
-                ends = np.flatnonzero(self.ids[stop : stop + size] == end_of_text) + stop
-                stop += size
-            stop = int(ends[-1]) + 1 if stop < len(self) else len(self)
-            yield start, stop
-            start = stop
+        stop = len(self) if stop is None else stop
+        while start < stop:
+            end, ends = start, ()
+            while not len(ends) and end < stop:  # a story may be longer than `size`
+                ends = np.flatnonzero(self.ids[end : min(end + size, stop)] == end_of_text) + end
+                end += size
+            end = int(ends[-1]) + 1 if end < stop else stop
+            yield start, end
+            start = end
 
     def story_ids(self, end_of_text: int) -> Iterator[np.ndarray]:
         """The uint16 ids of each story in order, its end of text included, in bounded memory.
@@ -198,25 +200,25 @@ class TokenFile:
             stops = np.flatnonzero(ids == end_of_text) + 1
             yield from (story for story in np.split(ids, stops) if len(story))
 
-    def stories(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The text of each story in order, in bounded memory.
+    def stories(
+        self, tokenizer: Tokenizer, start: int = 0, stop: int | None = None
+    ) -> Iterator[str]:
+        """The text of each story in ids [start, stop), in order and in bounded memory.
 
         Raises:
             UserError: an id outside the vocabulary, with its position.
         """
-        for start, stop in self.story_chunks(tokenizer.end_of_text, size=100_000):
-            yield from self.decode_stories(start, stop, tokenizer)
-
-    def decode_stories(self, start: int, stop: int, tokenizer: Tokenizer) -> Iterator[str]:
-        """The texts of the whole stories in ids [start, stop)."""
-        ids = np.asarray(self.ids[start:stop])
-        self._check_ids(ids, start)
-        text = tokenizer.decode_bytes(ids)
-        ends = ids == tokenizer.end_of_text
-        ends[-1] = True
-        stops = np.cumsum(tokenizer.byte_lengths()[ids])[ends].tolist()
-        for first, last in zip([0, *stops], stops, strict=False):
-            yield text[first:last].decode("utf-8", errors="replace")
+        byte_lengths = tokenizer.byte_lengths()
+        # Larger chunks leave the processor's cache: decoding takes longer.
+        for first, last in self.story_chunks(tokenizer.end_of_text, 100_000, start, stop):
+            ids = np.asarray(self.ids[first:last])
+            self._check_ids(ids, first)
+            text = tokenizer.decode_bytes(ids)
+            is_end = ids == tokenizer.end_of_text
+            is_end[-1] = True
+            ends = np.cumsum(byte_lengths[ids])[is_end].tolist()
+            for begin, end in zip([0, *ends], ends, strict=False):
+                yield text[begin:end].decode("utf-8", errors="replace")
 
     def _check_ids(self, ids: np.ndarray, start: int) -> None:
         """Raises UserError if one of `ids`, which begin at position `start`, is out of range."""

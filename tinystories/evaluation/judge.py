@@ -1,41 +1,42 @@
-"""Grades for stories by a large language model, behind any OpenAI-compatible endpoint.
+"""LLM-as-a-judge scores of generated stories, from any OpenAI-compatible endpoint.
 
-The TinyStories paper (arXiv 2305.07759, section 3) showed GPT-4 a beginning and how a small model
-went on with it, as a teacher sees a pupil's exercise, and asked for grades from 1 to 10 and the
-pupil's age group. So do we, in words of our own, and so that a program can read the answer.
+The TinyStories paper (Eldan and Li 2023, arXiv 2305.07759, section 3) showed GPT-4 the prompt and
+the continuation as an exercise of a student, and asked for grades from 1 to 10 and the student's
+age group. So do we, in our own words, and in a form that a program can parse.
 """
 
 import hashlib
+import ipaddress
 import json
 import os
 import random
 import re
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
 from pathlib import Path
 
-from tqdm import tqdm
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from configurator import UserError
+from tinystories.terminal import progress
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
 AGE_GROUPS = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
-KEY = "OPENAI_API_KEY"  # the environment variable; a server of one's own needs none
-TIMEOUT = 300.0  # seconds of silence; a model on one's own machine takes its time
-WAITS = (1, 2, 4, 8, 16, 32)  # seconds before asking again
-LONGEST_WAIT = 300.0  # seconds; a story that has to wait for longer counts as failed
-GIVE_UP = 10  # stories that failed in a row: the endpoint is out of order, or out of money
+KEY_VARIABLE = "OPENAI_API_KEY"  # the environment variable with the API key
+TIMEOUT = 300.0  # seconds without a byte; a local model can be slow
+RETRY_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds; about a minute, after which most rate limits pass
+MAX_RETRY_DELAY = 300.0  # seconds; a server that asks for more has no quota left
+MAX_CONSECUTIVE_FAILURES = 10  # after which the endpoint is considered down, or out of quota
 
-# The example is no JSON on purpose: an answer that repeats it must not be taken for grades.
+# The example is not valid JSON on purpose: an answer that repeats it must not count as grades.
+# Answers are cached by the prompt: another wording would ask for all of them again.
 PROMPT = """\
 A pupil was given the beginning of a story and wrote how it goes on. Three asterisks, ***, stand \
 where the pupil's part begins; they do not belong to the story.
@@ -55,26 +56,22 @@ Let the last line of your answer hold these as JSON, a number for each N and a l
 
 @dataclass
 class Grades:
-    """What a judge said of some stories, whose number is answered + unparseable + failed."""
+    """The judge's scores of some stories, whose number is answered + unparseable + failed."""
 
-    means: dict[str, float]  # of each of GRADES; empty where no story was graded
+    means: dict[str, float]  # of each of GRADES; empty if no story was graded
     age_groups: Counter[str]  # stories by letter, see AGE_GROUPS
     answered: int  # stories with grades
-    unparseable: int  # stories with an answer that holds no grades, or not all, or others
+    unparseable: int  # stories with an answer in which grades are missing or invalid
     failed: int  # stories without an answer; the next call asks for them again
     reason: str | None  # why the last of them failed
 
 
-class Failure(Exception):
-    """A question that was not answered.
+class RequestFailed(Exception):
+    """A request without a usable answer; retry_after is in seconds, None if no retry will help."""
 
-    Attributes:
-        wait: seconds after which it may be asked again; None: that is of no use.
-    """
-
-    def __init__(self, reason: str, wait: float | None = 0.0):
+    def __init__(self, reason: str, retry_after: float | None = 0.0):
         super().__init__(reason)
-        self.wait = wait
+        self.retry_after = retry_after
 
 
 def grade(
@@ -83,233 +80,212 @@ def grade(
     model: str,
     folder: Path,
     workers: int = 8,
-    waits: Sequence[float] = WAITS,
+    retry_delays: Sequence[float] = RETRY_DELAYS,
 ) -> Grades:
     """Have stories graded.
 
-    Every answer is added to folder/judgements.jsonl as it arrives; what the same model has been
-    asked before, and has answered there, is not asked again.
+    Every answer is added to folder/judgements.jsonl as it arrives. Stories that the same model has
+    already answered there are not sent again.
 
     Args:
-        stories: pairs of the beginning that was given, and how the story goes on.
+        stories: pairs of a prompt and the model's continuation.
         url: of the endpoint, as in https://api.openai.com/v1.
-        workers: how many questions to ask at a time.
-        waits: seconds before each further attempt at a question.
+        workers: requests at the same time.
+        retry_delays: seconds before each retry of a request.
 
     Raises:
-        UserError: nothing like an endpoint is there, or it refuses the key.
+        UserError: there is no such endpoint, or it rejects the API key.
     """
+    judge, path = Judge(url, model, retry_delays), folder / "judgements.jsonl"
     prompts = [prompt(*story) for story in stories]
-    judge = Judge(url, model, waits)
-    reason, in_a_row = None, 0
-    with Answers(folder / "judgements.jsonl", model) as answers:
-        new = [text for text in dict.fromkeys(prompts) if text not in answers]
-        pool = ThreadPoolExecutor(workers)
-        asked = [pool.submit(lambda text: answers.keep(text, judge.ask(text)), t) for t in new]
-        bar = tqdm(as_completed(asked), "judging", len(asked), unit="story", disable=None)
-        try:
-            for future in bar:
-                try:
-                    future.result()
-                    in_a_row = 0
-                except Failure as failure:
-                    reason, in_a_row = str(failure), in_a_row + 1
-                    if in_a_row == GIVE_UP:
-                        break
-        finally:  # the answers under way are paid for, and kept
-            judge.stopped.set()
-            pool.shutdown(cancel_futures=True)
-        return summary((answers.get(text) for text in prompts), reason)
+    answers = read_answers(path, model)  # by prompt
+    new = [text for text in dict.fromkeys(prompts) if text not in answers]
+    reason, failures = None, 0
+    pool = ThreadPoolExecutor(workers)
+    requests = {pool.submit(judge.ask, text): text for text in new}
+
+    def keep(future: Future) -> None:
+        text = requests.pop(future)
+        answers[text] = future.result()
+        append_answer(path, model, text, answers[text])
+
+    try:
+        for future in progress(as_completed(requests), "judge", "story", total=len(new)):
+            try:
+                keep(future)
+                failures = 0
+            except RequestFailed as error:
+                reason, failures = str(error), failures + 1
+                if failures == MAX_CONSECUTIVE_FAILURES:
+                    break
+    finally:  # answers of running requests are paid for: keep them
+        judge.stopped.set()
+        pool.shutdown(cancel_futures=True)
+        for future in list(requests):
+            if not (future.cancelled() or future.exception()):
+                keep(future)
+    return summary(map(answers.get, prompts), reason)
 
 
 def prompt(beginning: str, continuation: str) -> str:
-    """The question about a story."""
+    """What the judge is asked about a story."""
     age_groups = ", ".join(f"{letter} ({years})" for letter, years in AGE_GROUPS.items())
     return PROMPT.format(beginning=beginning, continuation=continuation, age_groups=age_groups)
 
 
 def read_grades(answer: str) -> dict | None:
-    """The grades and the age group at the end of an answer; None unless all are there and valid."""
+    """The grades and the age group at the end of an answer; None unless all are valid."""
     objects = re.findall(r"\{[^{}]*\}", answer)
     try:
-        told = json.loads(objects[-1])
+        parsed = json.loads(objects[-1])
     except (IndexError, ValueError):
         return None
-    numbers = [told.get(name) for name in GRADES]
-    valid = all(type(number) in (int, float) and 1 <= number <= 10 for number in numbers)
-    return told if valid and told.get("age_group") in tuple(AGE_GROUPS) else None
+    grades = [parsed.get(name) for name in GRADES]
+    valid = all(type(grade) in (int, float) and 1 <= grade <= 10 for grade in grades)
+    return parsed if valid and parsed.get("age_group") in tuple(AGE_GROUPS) else None
 
 
 def summary(answers: Iterable[str | None], reason: str | None) -> Grades:
-    """Sum up the answers to all stories, None for each that has none."""
+    """Sum up the answers for all stories, where None is a story without an answer."""
     answers = list(answers)
-    there = [answer for answer in answers if answer is not None]
-    graded = [told for told in map(read_grades, there) if told]
-    sums = {name: sum(told[name] for told in graded) for name in GRADES}
+    received = [answer for answer in answers if answer is not None]
+    graded = [parsed for parsed in map(read_grades, received) if parsed]
+    sums = {name: sum(parsed[name] for parsed in graded) for name in GRADES}
     return Grades(
         means={name: sums[name] / len(graded) for name in GRADES if graded},
-        age_groups=Counter(told["age_group"] for told in graded),
+        age_groups=Counter(parsed["age_group"] for parsed in graded),
         answered=len(graded),
-        unparseable=len(there) - len(graded),
-        failed=len(answers) - len(there),
+        unparseable=len(received) - len(graded),
+        failed=len(answers) - len(received),
         reason=reason,
     )
 
 
 def check_url(url: str) -> None:
-    """Raises UserError for what cannot be the URL of an endpoint."""
+    """Raises UserError if this cannot be the URL of an endpoint."""
     try:
-        found = urllib.parse.urlsplit(url)
-        valid = found.scheme in ("http", "https") and found.hostname and found.port != 0
-    except ValueError:  # a bracket left open, a port that is no number
+        parts = urllib.parse.urlsplit(url)
+        host = parts.hostname.encode("idna").decode()
+        if re.fullmatch(r"\d+(\.\d+){3}", host):
+            ipaddress.ip_address(host)
+        valid = parts.port != 0 and re.fullmatch("https?://[!-~]+", url)
+    except (ValueError, AttributeError):  # an open bracket, a port in letters, no host, "a..b"
         valid = False
-    if not valid or not re.fullmatch("[!-~]+", url):
-        raise UserError(f"{url!r} is no endpoint's URL; it looks like http://localhost:8000/v1")
+    if not valid:
+        raise UserError(f"{url!r} is not the URL of an endpoint, such as http://localhost:8000/v1")
 
 
-class Answers:
-    """A model's answers, by prompt, in a file of JSON lines that only grows."""
+def answer_key(model: str, prompt: str) -> str:
+    """What an answer is found by in judgements.jsonl."""
+    return hashlib.sha256(json.dumps([model, prompt]).encode()).hexdigest()
 
-    def __init__(self, path: Path, model: str):
-        self.model = model
-        self.lock = threading.Lock()
-        self.answers = {}  # by key
-        old = path.read_bytes() if path.exists() else b""
-        for line in old.splitlines():
-            try:
-                row = json.loads(line)
-                if isinstance(row["answer"], str):
-                    self.answers[row["key"]] = row["answer"]
-            except (ValueError, KeyError, TypeError):
-                continue  # cut short by a crash: the question is asked again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")
-        if old and not old.endswith(b"\n"):
-            self.file.write(b"\n")
 
-    def __enter__(self):
-        return self
+def read_answers(path: Path, model: str) -> dict[str, str]:
+    """A model's answers in a file of JSON lines, by prompt; empty if there is no file."""
+    answers = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            prompt, answer = row["prompt"], row["answer"]
+            if isinstance(answer, str) and row["key"] == answer_key(model, prompt):
+                answers[prompt] = answer
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a crash: the judge is asked again
+    return answers
 
-    def __exit__(self, *error):
-        self.file.close()
 
-    def __contains__(self, prompt: str) -> bool:
-        return self._key(prompt) in self.answers
-
-    def get(self, prompt: str) -> str | None:
-        """The answer to a prompt, if there is one."""
-        return self.answers.get(self._key(prompt))
-
-    def keep(self, prompt: str, answer: str) -> None:
-        """Add an answer; any thread may."""
-        key = self._key(prompt)
-        row = {"key": key, "model": self.model, "prompt": prompt, "answer": answer}
-        with self.lock:
-            self.file.write(json.dumps(row).encode() + b"\n")
-            self.file.flush()
-            self.answers[key] = answer
-
-    def _key(self, prompt: str) -> str:
-        return hashlib.sha256(json.dumps([self.model, prompt]).encode()).hexdigest()
+def append_answer(path: Path, model: str, prompt: str, answer: str) -> None:
+    """Add an answer to the file, on a line of its own even after one that a crash cut short."""
+    key = answer_key(model, prompt)
+    row = json.dumps({"key": key, "model": model, "prompt": prompt, "answer": answer})
+    with open(path, "a+b") as file:
+        file.seek(max(0, file.tell() - 1))
+        file.write(b"\n" * (file.read(1) not in (b"", b"\n")) + row.encode() + b"\n")
 
 
 class Judge:
-    """A model behind an endpoint."""
+    """A model at an endpoint."""
 
-    def __init__(self, url: str, model: str, waits: Sequence[float]):
-        self.model, self.waits = model, waits
-        self.endpoint = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    def __init__(self, url: str, model: str, retry_delays: Sequence[float]):
         check_url(url)
-        self.headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY, "").strip():
-            if not re.fullmatch("[!-~]+", key):
-                raise UserError(f"{KEY} holds blanks or letters that no key has; copy it again")
-            self.headers["Authorization"] = f"Bearer {key}"
-        self.reached = False  # whether anyone has ever answered
-        self.stopped = threading.Event()  # once set, nothing is asked again
+        self.model, self.retry_delays = model, retry_delays
+        self.endpoint = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
+        if not re.fullmatch("[!-~]+", key):
+            raise UserError(f"{KEY_VARIABLE} has spaces or letters that no key has; copy it again")
+        # Without a key the client would send the user's saved Hugging Face token to the endpoint.
+        self.client = InferenceClient(base_url=self.endpoint, api_key=key, timeout=TIMEOUT)
+        self.reached = False  # whether the endpoint has ever answered
+        self.stopped = threading.Event()  # once set, nothing is retried
 
     def ask(self, prompt: str) -> str:
-        """The answer to a prompt, asked for again where that may help.
+        """The answer to a prompt, with retries where they may help.
 
         Raises:
-            Failure: it did not help.
-            UserError: no question to this endpoint will ever be answered.
+            RequestFailed: they did not help.
+            UserError: no request to this endpoint can succeed.
         """
-        for wait in (*self.waits, None):
+        for delay in (*self.retry_delays, None):
             try:
                 return self._attempt(prompt)
-            except Failure as failure:
-                if wait is None or failure.wait is None or failure.wait > LONGEST_WAIT:
+            except RequestFailed as error:
+                after = error.retry_after
+                if delay is None or after is None or after > MAX_RETRY_DELAY:
                     raise
-                spread = wait * random.uniform(1, 1.5)  # not all workers at the same instant
-                if self.stopped.wait(max(failure.wait, spread)):
+                spread = delay * random.uniform(1, 1.5)  # not all workers at the same moment
+                if self.stopped.wait(max(spread, after)):
                     raise
 
     def _attempt(self, prompt: str) -> str:
         """Ask once."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}]}
-        request = urllib.request.Request(self.endpoint, json.dumps(body).encode(), self.headers)
+        messages = [{"role": "user", "content": prompt}]
         try:
-            status, retry_after, text = _post(request)
-        except (OSError, HTTPException) as error:
-            raise self._silence(error) from None
-        self.reached = True
-        if status != 200:
-            raise self._refusal(status, retry_after, text)
-        try:
-            content = json.loads(text)["choices"][0]["message"]["content"] or ""
-        except ValueError:
+            answer = self.client.chat_completion(messages, model=self.model)
+            content = answer.choices[0].message.content or ""
+        except HfHubHTTPError as error:
+            self.reached = True
+            raise self._http_error(error.response) from None
+        except (OSError, HTTPError) as error:
+            raise self._connection_error(error) from None
+        except json.JSONDecodeError:
             raise UserError(f"{self.endpoint} does not answer in JSON; check the URL") from None
-        except (LookupError, TypeError):
-            raise Failure(f"an answer without a message: {_start(text)}") from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise RequestFailed("an answer without a message") from None
+        self.reached = True
         if not isinstance(content, str):
-            raise Failure(f"an answer that is no text: {_start(text)}", wait=None)
+            raise RequestFailed("an answer that is not text", retry_after=None)
         return content
 
-    def _silence(self, error: Exception) -> Exception:
-        """What it means that no answer came, not even a bad one."""
-        reason = getattr(error, "reason", error)
-        told = " ".join(f"{type(reason).__name__}: {reason}".split())
-        broken_off = (ConnectionResetError, BrokenPipeError, TimeoutError, HTTPException)
-        somebody_is_there = self.reached or isinstance(reason, broken_off)
-        if not somebody_is_there:
-            return UserError(f"cannot reach {self.endpoint} ({told}); check the URL")
-        return Failure(told)
+    def _connection_error(self, error: BaseException) -> Exception:
+        """What to raise if there was no response."""
+        while error.__context__:  # the client wraps what the system reports
+            error = error.__context__
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        broken_off = isinstance(error, (ConnectionResetError, BrokenPipeError, TimeoutError))
+        if self.reached or broken_off or not isinstance(error, OSError):
+            return RequestFailed(message)
+        return UserError(f"cannot reach {self.endpoint} ({message}); check the URL")
 
-    def _refusal(self, status: int, retry_after: str | None, text: bytes) -> Exception:
-        """What an HTTP status other than 200 means."""
-        told = f"{status}: {_start(text)}"
+    def _http_error(self, response) -> Exception:
+        """What to raise for a response with an HTTP status of 400 or above."""
+        status = response.status_code
+        message = f"{status}: {' '.join(response.text.split())[:200]}"
         if status in (401, 403):
-            return UserError(f"{self.endpoint} wants another key in {KEY} ({told})")
-        if status in (404, 405) or status < 400:
-            return UserError(f"{self.endpoint} does not answer; check URL and model ({told})")
-        if status in (408, 409, 429) or status >= 500:
-            return Failure(told, _seconds(retry_after))
-        return Failure(told, wait=None)
-
-
-def _post(request: urllib.request.Request) -> tuple[int, str | None, bytes]:
-    """Status, Retry-After and body of the response, whatever its status."""
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        response = error
-    with response:
-        return response.status, response.headers["Retry-After"], response.read()
-
-
-def _start(body: bytes) -> str:
-    """The beginning of what a server said, in one line."""
-    return " ".join(body.decode(errors="replace").split())[:200]
+            return UserError(f"{self.endpoint} rejected the API key in {KEY_VARIABLE} ({message})")
+        if status in (404, 405):
+            return UserError(f"{self.endpoint} not found; check URL and model ({message})")
+        if status in (408, 409, 429) or status >= 500:  # timeout, conflict, rate limit, overload
+            return RequestFailed(message, _seconds(response.headers.get("Retry-After")))
+        return RequestFailed(message, retry_after=None)
 
 
 def _seconds(retry_after: str | None) -> float:
-    """How long the header Retry-After asks to wait: it holds seconds or a date (RFC 9110)."""
+    """The wait that the header Retry-After asks for, in seconds or as a date (RFC 9110)."""
     try:
         return float(retry_after or 0)
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return 0.0

@@ -1,6 +1,10 @@
 """The judge against a server on this machine that speaks like an OpenAI endpoint."""
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -22,12 +26,13 @@ class Server:
     """What the endpoint answers, and what it has been asked."""
 
     url: str = ""
-    script: list = field(default_factory=list)  # statuses or answers to the next questions
-    always: object = GOOD  # the answer once the script is at its end
+    script: list = field(default_factory=list)  # statuses or answers to the next requests
+    always: object = GOOD  # the answer after the script's end
     headers: dict = field(default_factory=dict)  # of answers that are not 200
-    together: threading.Barrier | None = None  # answers come once so many questions are waiting
+    together: threading.Barrier | None = None  # answers are sent once so many requests are waiting
     asked: list[dict] = field(default_factory=list)  # bodies of the questions
     keys: list[str | None] = field(default_factory=list)
+    all_headers: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
 
@@ -42,6 +47,7 @@ def server():
             with lock:
                 served.asked.append(body)
                 served.keys.append(self.headers["Authorization"])
+                served.all_headers.append(str(self.headers))
                 served.times.append(time.monotonic())
                 answer = served.script.pop(0) if served.script else served.always
             if served.together:
@@ -73,10 +79,10 @@ def server():
 @pytest.fixture
 def grade(server, tmp_path, monkeypatch):
     """Has stories graded by the server, with short waits."""
-    monkeypatch.delenv(judge.KEY, raising=False)
+    monkeypatch.delenv(judge.KEY_VARIABLE, raising=False)
 
-    def call(*stories, model="teacher", url=server.url, workers=2, waits=(0.01, 0.02, 0.04)):
-        return judge.grade(stories or [STORY], url, model, tmp_path, workers, waits)
+    def call(*stories, model="teacher", url=server.url, workers=2, retry_delays=(0.01, 0.02, 0.04)):
+        return judge.grade(stories or [STORY], url, model, tmp_path, workers, retry_delays)
 
     return call
 
@@ -85,7 +91,7 @@ def numbered(count: int) -> list[tuple[str, str]]:
     return [(f"There were {n} hens", " and a fox.") for n in range(count)]
 
 
-# What is asked, and what the answers come to --------------------------------------------------
+# What is sent, and how answers are summed up ---------------------------------------------------
 
 
 def test_grades_and_age_groups_are_summed_up(server, grade):
@@ -97,7 +103,7 @@ def test_grades_and_age_groups_are_summed_up(server, grade):
     assert (grades.answered, grades.unparseable, grades.failed) == (2, 0, 0)
 
 
-def test_the_prompt_marks_where_the_pupils_part_begins(server, grade):
+def test_the_prompt_marks_where_the_continuation_begins(server, grade):
     grade(STORY, model="teacher-2")
     (body,) = server.asked
     assert body["model"] == "teacher-2"
@@ -114,9 +120,9 @@ UNPARSEABLE = {
     "empty": "",
     "in words": "Grammar: 8/10, creativity 7/10",
     "a grade too high": GOOD.replace("8", "11"),
-    "a grade of nought": GOOD.replace("8", "0"),
+    "a grade of zero": GOOD.replace("8", "0"),
     "a grade in words": GOOD.replace("8", '"eight"'),
-    "a grade that is a truth": GOOD.replace("8", "true"),
+    "a boolean grade": GOOD.replace("8", "true"),
     "no plot": GOOD.replace("plot", "action"),
     "no such age group": GOOD.replace("C", "G"),
     "an age": GOOD.replace('"C"', '["C"]'),
@@ -127,13 +133,13 @@ UNPARSEABLE = {
 
 
 @pytest.mark.parametrize("answer", UNPARSEABLE.values(), ids=UNPARSEABLE)
-def test_an_answer_without_valid_grades_is_counted_and_not_guessed_at(answer):
+def test_an_answer_without_valid_grades_is_counted_and_not_guessed(answer):
     assert judge.summary([answer, GOOD], None).unparseable == 1
     assert judge.summary([answer], None).means == {}
 
 
 @pytest.mark.parametrize("answer", [f"```json\n{GOOD}\n```", GOOD.replace(", ", ",\n  ")])
-def test_grades_may_stand_in_a_block_or_over_several_lines(answer):
+def test_grades_may_be_in_a_block_or_on_several_lines(answer):
     assert judge.read_grades(answer)["grammar"] == 8
 
 
@@ -142,14 +148,34 @@ def test_an_answer_without_text_is_unparseable(server, grade):
     assert grade().unparseable == 1
 
 
-def test_the_key_is_sent_where_there_is_one(server, grade, monkeypatch):
+def test_the_key_is_sent_if_there_is_one(server, grade, monkeypatch):
     grade(STORY)
-    monkeypatch.setenv(judge.KEY, "secret\n")
+    monkeypatch.setenv(judge.KEY_VARIABLE, "secret\n")
     grade(("Another", " story."))
-    assert server.keys == [None, "Bearer secret"]
+    assert server.keys == ["Bearer none", "Bearer secret"]
 
 
-def test_questions_are_asked_side_by_side(server, grade):
+@pytest.mark.parametrize(("key", "variable"), [(None, True), (None, False), (" ", True)])
+def test_a_saved_hub_token_is_never_sent(server, tmp_path, key, variable):
+    hub, environment = tmp_path / "hub", {"PATH": os.environ["PATH"]}
+    hub.mkdir()
+    (hub / "token").write_text("hf_saved")
+    environment |= {"HF_HOME": str(hub), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"HF_TOKEN": "hf_saved"} if variable else {}
+    environment |= {} if key is None else {judge.KEY_VARIABLE: key}
+    code = f"""
+        from pathlib import Path
+        from huggingface_hub import get_token
+        from tinystories.evaluation import judge
+        assert get_token() == "hf_saved"
+        judge.grade([("A hen", " sang.")], "{server.url}", "teacher", Path("{tmp_path}"))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True)
+    assert server.keys == ["Bearer none"]
+    assert not any("hf_saved" in headers for headers in server.all_headers)
+
+
+def test_requests_run_in_parallel(server, grade):
     server.together = threading.Barrier(4)
     assert grade(*numbered(8), workers=4).answered == 8
 
@@ -168,7 +194,7 @@ def test_answered_stories_are_not_asked_again(server, grade, tmp_path):
     assert "There were 0 hens*** and a fox." in rows[0]["prompt"]
 
 
-def test_another_model_is_asked_anew(server, grade):
+def test_another_model_is_asked_again(server, grade):
     grade(STORY)
     grade(STORY, model="other")
     assert [body["model"] for body in server.asked] == ["teacher", "other"]
@@ -191,15 +217,15 @@ def test_an_answer_cut_short_by_a_crash_is_asked_for_again(server, grade, tmp_pa
 # What goes wrong ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trouble", [429, 500, 503, None, 'RAW {"error": "overloaded"}'])
-def test_passing_trouble_is_waited_out(server, grade, trouble):
-    server.script = [trouble, trouble]
+@pytest.mark.parametrize("error", [429, 500, 503, None, 'RAW {"error": "overloaded"}'])
+def test_temporary_errors_are_retried(server, grade, error):
+    server.script = [error, error]
     assert grade().answered == 1
     assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize("date", [False, True])
-def test_retry_after_is_honoured(server, grade, date):
+def test_retry_after_is_respected(server, grade, date):
     server.script, server.headers = [429], {"Retry-After": "1"}
     if date:  # which has whole seconds
         server.headers = {"Retry-After": formatdate(time.time() + 2, usegmt=True)}
@@ -221,42 +247,55 @@ def test_a_story_that_gets_no_answer_is_counted_and_asked_again_next_time(server
     assert (second.answered, second.failed, second.reason) == (2, 0, None)
 
 
-def test_a_question_that_is_refused_is_not_repeated(server, grade):
+def test_a_bad_request_is_not_retried(server, grade):
     server.script = [400]
     grades = grade(*numbered(2), workers=1)
     assert (grades.answered, grades.failed, grades.reason) == (1, 1, "400: no way")
 
 
-def test_an_endpoint_that_fails_again_and_again_is_given_up(server, grade):
+def test_after_many_failures_in_a_row_nothing_more_is_sent(server, grade):
     server.always = 500
-    grades = grade(*numbered(40), waits=())
+    grades = grade(*numbered(40), retry_delays=())
     assert grades.failed == 40
     assert len(server.asked) < 20
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_ends_it_at_once(server, grade, status):
+def test_a_rejected_key_ends_it_at_once(server, grade, status):
     server.always = status
     with pytest.raises(UserError) as refused:
         grade(*numbered(20))
     assert str(refused.value) == (
-        f"{server.url}/chat/completions wants another key in OPENAI_API_KEY ({status}: no way)"
+        f"{server.url}/chat/completions rejected the API key in OPENAI_API_KEY ({status}: no way)"
     )
     assert len(server.asked) <= 4
+
+
+def test_answers_of_running_requests_are_kept_when_another_ends_it(server, grade, tmp_path):
+    server.script, server.together = [401, GOOD], threading.Barrier(2)
+    with pytest.raises(UserError):
+        grade(*numbered(2))
+    server.together = None
+    assert grade(*numbered(2)).answered == 2
+    assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("localhost:8000/v1", "'localhost:8000/v1' is no endpoint's URL"),
+        ("localhost:8000/v1", "'localhost:8000/v1' is not the URL of an endpoint"),
         ("http://127.0.0.1:1/v1", "cannot reach http://127.0.0.1:1/v1/chat/completions"),
-        ("http://127.0.0.1:port/v1", "is no endpoint's URL"),
-        ("http://[x/v1", "is no endpoint's URL"),
-        ("http://localhost:8000/vü", "is no endpoint's URL"),
-        ("{server}/v2", "/v2/chat/completions does not answer; check URL and model (404"),
+        ("http://127.0.0.1:port/v1", "is not the URL of an endpoint"),
+        ("http://[x/v1", "is not the URL of an endpoint"),
+        ("http://a..b/v1", "is not the URL of an endpoint"),
+        ("http://256.1.1.1/v1", "is not the URL of an endpoint"),
+        ("HTTP://localhost/v1", "is not the URL of an endpoint"),
+        ("http://nowhere.invalid/v1", "cannot reach http://nowhere.invalid/v1"),
+        ("http://localhost:8000/vü", "is not the URL of an endpoint"),
+        ("{server}/v2", "/v2/chat/completions not found; check URL and model (404"),
     ],
 )
-def test_a_wrong_url_is_said_at_once(server, grade, url, message):
+def test_a_wrong_url_is_reported_at_once(server, grade, url, message):
     with pytest.raises(UserError) as refused:
         grade(*numbered(5), url=url.format(server=server.url))
     assert message in str(refused.value)
@@ -264,20 +303,20 @@ def test_a_wrong_url_is_said_at_once(server, grade, url, message):
 
 
 @pytest.mark.parametrize("key", ["“secret”", "secret\nsecret"])
-def test_a_key_that_is_none_is_said_without_showing_it(server, grade, monkeypatch, key):
+def test_a_malformed_key_is_reported_but_not_shown(server, grade, monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(UserError, match="OPENAI_API_KEY holds") as refused:
+    with pytest.raises(UserError, match="OPENAI_API_KEY has") as refused:
         grade()
     assert "secret" not in str(refused.value)
 
 
-def test_an_answer_that_is_no_text_is_a_failure_and_not_kept(server, grade, tmp_path):
+def test_an_answer_that_is_not_text_is_a_failure_and_not_kept(server, grade, tmp_path):
     server.always = 'RAW {"choices": [{"message": {"content": [{"text": "8"}]}}]}'
-    assert "an answer that is no text" in grade().reason
-    assert (tmp_path / "judgements.jsonl").read_text() == ""
+    assert "an answer that is not text" in grade().reason
+    assert not (tmp_path / "judgements.jsonl").exists()
 
 
-def test_a_page_for_people_is_no_endpoint(server, grade):
+def test_a_web_page_is_not_an_endpoint(server, grade):
     server.always = "RAW <html>Welcome</html>"
     with pytest.raises(UserError, match="does not answer in JSON; check the URL"):
         grade()

@@ -1,4 +1,4 @@
-"""What texts share with training stories: against the plainest search, and planted copies."""
+"""What texts share with training stories: compared with brute force, and planted copies."""
 
 import random
 
@@ -6,24 +6,30 @@ import numpy as np
 import pytest
 
 from configurator import UserError
-from tinystories.evaluation import copies as memory
+from tinystories.dataset import TokenFile
+from tinystories.evaluation import copies
 from tinystories.evaluation.copies import Match
 from tinystories.evaluation.diversity import words
 from tinystories.stories import storybook
 from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
 BYTES = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
-NAUGHT = Match(copied_words=0, copied_text="", rouge_l=0.0, nearest_story="")
+NO_MATCH = Match(copied_words=0, copied_text="", rouge_l=0.0, nearest_story="")
 
 
 def train_bin(folder, stories):
-    """A dataset folder with these training stories, one token a byte."""
+    """A dataset folder with these training stories, one token per byte."""
     BYTES.encode_stories(stories).astype("<u2").tofile(folder / "train.bin")
     return folder
 
 
+def training_stories(folder, tokenizer=BYTES):
+    """The stories of a dataset's train.bin."""
+    return TokenFile(folder / "train.bin", tokenizer.vocab_size, block_size=1).stories(tokenizer)
+
+
 def nearest(texts, folder):
-    return memory.nearest(texts, folder, BYTES)
+    return copies.nearest(texts, folder, BYTES)
 
 
 def real_stories(tinystories, name, count):
@@ -31,7 +37,7 @@ def real_stories(tinystories, name, count):
     return [story.strip() for story in text.split("<|endoftext|>", count)[:count]]
 
 
-# The plainest search ------------------------------------------------------------------------
+# Brute force --------------------------------------------------------------------------------
 
 
 def longest_run(text, stories):
@@ -61,7 +67,7 @@ def rouge_l(text, story):
 
 
 def check(matches, texts, stories):
-    """Every match is what the plainest search finds."""
+    """Every match is what brute force finds."""
     for match, text in zip(matches, texts, strict=True):
         assert match.copied_words == longest_run(text, stories)
         assert longest_run(match.copied_text, stories) == match.copied_words
@@ -73,8 +79,8 @@ def check(matches, texts, stories):
 @pytest.fixture(scope="module")
 def stories():
     """Twenty training stories and three others."""
-    told = list(storybook.stories(23))
-    return told[:20], told[20:]
+    generated = list(storybook.stories(23))
+    return generated[:20], generated[20:]
 
 
 def texts_from(train, others):
@@ -93,43 +99,43 @@ def texts_from(train, others):
     ]
 
 
-def test_agrees_with_the_plainest_search(stories, tmp_path):
+def test_agrees_with_brute_force(stories, tmp_path):
     train, others = stories
     texts = texts_from(train, others)
     check(nearest(texts, train_bin(tmp_path, train)), texts, train)
 
 
-def test_agrees_with_the_plainest_search_on_real_stories(tinystories, tmp_path):
+def test_agrees_with_brute_force_on_real_stories(tinystories, tmp_path):
     real = real_stories(tinystories, "train", 15)
     texts = texts_from(real[:12], real[12:])
     check(nearest(texts, train_bin(tmp_path, real[:12])), texts, real[:12])
 
 
-def test_agrees_where_words_repeat_without_end(tmp_path):
-    chance = random.Random(1)
-    babble = [" ".join(chance.choices("abcd", k=chance.randint(1, 140))) for _ in range(36)]
+def test_agrees_where_words_repeat_many_times(tmp_path):
+    rng = random.Random(1)
+    babble = [" ".join(rng.choices("abcd", k=rng.randint(1, 140))) for _ in range(36)]
     texts = [*babble[:12], *(" ".join("ab" * (k // 2)) for k in (62, 64, 126, 128))]
     check(nearest(texts, train_bin(tmp_path, babble[12:])), texts, babble[12:])
 
 
-# How it is read changes nothing -------------------------------------------------------------
+# Speed settings do not change results -------------------------------------------------------
 
 
 @pytest.mark.parametrize("tokens", [1, 3000])
-def test_the_borders_of_chunks_change_nothing(stories, tmp_path, monkeypatch, tokens):
+def test_chunk_boundaries_change_nothing(stories, tmp_path, monkeypatch, tokens):
     folder, texts = train_bin(tmp_path, stories[0]), texts_from(*stories)
-    whole = nearest(texts, folder), memory.leak(texts, folder, BYTES)
-    for name in ("FIRST_CHUNK", "CHUNK", "BLOCK"):
-        monkeypatch.setattr(memory, name, tokens)
-    assert (nearest(texts, folder), memory.leak(texts, folder, BYTES)) == whole
+    whole = nearest(texts, folder), copies.leak(texts, folder, BYTES)
+    for name in ("FIRST_CHUNK", "LARGEST_CHUNK"):
+        monkeypatch.setattr(copies, name, tokens)
+    assert (nearest(texts, folder), copies.leak(texts, folder, BYTES)) == whole
 
 
 def test_how_much_is_compared_at_a_time_changes_nothing(stories, tmp_path, monkeypatch):
     folder, texts = train_bin(tmp_path, stories[0]), texts_from(*stories)
-    whole = nearest(texts, folder), memory.leak(texts, folder, BYTES)
-    for name in ("PLACES", "TEXTS", "PAIRS", "PIECES", "COMMON"):
-        monkeypatch.setattr(memory, name, 3)
-    assert (nearest(texts, folder), memory.leak(texts, folder, BYTES)) == whole
+    whole = nearest(texts, folder), copies.leak(texts, folder, BYTES)
+    for name in ("MATCH_BATCH", "WORD_CACHE_SIZE"):
+        monkeypatch.setattr(copies, name, 3)
+    assert (nearest(texts, folder), copies.leak(texts, folder, BYTES)) == whole
 
 
 def test_two_processes_find_what_one_finds(stories, tmp_path, monkeypatch):
@@ -137,24 +143,30 @@ def test_two_processes_find_what_one_finds(stories, tmp_path, monkeypatch):
     twice = [version for story in train for version in (story, story.upper())]
     folder, texts = train_bin(tmp_path, twice), texts_from(train, others)
     one = nearest(texts, folder)
-    for name, value in (("ALONE", 0), ("WORKERS", 2), ("FIRST_CHUNK", 1), ("CHUNK", 1)):
-        monkeypatch.setattr(memory, name, value)
+    sizes = {"SINGLE_PROCESS_TOKENS": 0, "MAX_WORKERS": 2, "FIRST_CHUNK": 1, "LARGEST_CHUNK": 1}
+    for name, value in sizes.items():
+        monkeypatch.setattr(copies, name, value)
     assert nearest(texts, folder) == one
 
 
-def test_a_hash_that_cannot_tell_windows_apart_changes_nothing(stories, tmp_path, monkeypatch):
+def test_a_hash_that_is_the_same_for_all_ngrams_changes_nothing(stories, tmp_path, monkeypatch):
     train, _ = stories
     folder, texts = train_bin(tmp_path, train[:5]), [" ".join(reversed(train[0].split())), train[2]]
-    whole = nearest(texts, folder), memory.leak(texts, folder, BYTES)
-    monkeypatch.setattr(memory, "_hashes", lambda words: np.zeros(len(words), dtype=np.uint64))
-    assert (nearest(texts, folder), memory.leak(texts, folder, BYTES)) == whole
+    whole = nearest(texts, folder), copies.leak(texts, folder, BYTES)
+    ngram_hashes = copies._ngram_hashes
+    monkeypatch.setattr(
+        copies,
+        "_ngram_hashes",
+        lambda words: ((n, next_n, 0 * hashes) for n, next_n, hashes in ngram_hashes(words)),
+    )
+    assert (nearest(texts, folder), copies.leak(texts, folder, BYTES)) == whole
 
 
-def test_progress_tells_all_tokens(stories, dataset):
+def test_progress_counts_all_tokens(stories, dataset):
     tokens = (dataset / "train.bin").stat().st_size // 2
-    told = []
-    memory.nearest(["a fox"], dataset, Tokenizer.load(dataset / "tokenizer.json"), told.append)
-    assert sum(told) == tokens
+    read = []
+    copies.nearest(["a fox"], dataset, Tokenizer.load(dataset / "tokenizer.json"), read.append)
+    assert sum(read) == tokens
 
 
 # Copies -------------------------------------------------------------------------------------
@@ -169,25 +181,25 @@ def test_a_copied_passage_is_found_with_its_length_and_its_story(stories, tmp_pa
     assert passage in " ".join(match.nearest_story.split())
 
 
-def test_a_prepared_dataset_knows_its_own_stories(dataset):
+def test_a_training_story_is_its_own_nearest_story(dataset):
     tokenizer = Tokenizer.load(dataset / "tokenizer.json")
-    own = next(memory.read_stories(dataset / "train.bin", tokenizer))
-    [match] = memory.nearest([own], dataset, tokenizer)
+    own = next(training_stories(dataset, tokenizer))
+    [match] = copies.nearest([own], dataset, tokenizer)
     assert match == Match(len(words(own)), " ".join(own.split()), 1.0, own)
 
 
-def test_a_run_ends_where_the_story_ends(tmp_path):
+def test_an_ngram_ends_where_the_story_ends(tmp_path):
     folder = train_bin(tmp_path, ["one two three", "four five six"])
     [match] = nearest(["two three four five six"], folder)
     assert (match.copied_words, match.copied_text) == (3, "four five six")
 
 
-def test_two_texts_are_not_taken_for_one(tmp_path):
+def test_an_ngram_does_not_cross_two_texts(tmp_path):
     folder = train_bin(tmp_path, ["one two three four"])
     assert [match.copied_words for match in nearest(["one two", "three four"], folder)] == [2, 2]
 
 
-def test_case_punctuation_and_the_shape_of_apostrophes_do_not_count(tmp_path):
+def test_case_punctuation_and_kind_of_apostrophe_are_ignored(tmp_path):
     story = "“Don't stop,” said Zoé. She ran…\n\nFast!"
     [match] = nearest(["don’t STOP said -- ZOÉ: 'she' ran fast"], train_bin(tmp_path, [story]))
     assert (match.copied_words, match.rouge_l) == (7, 1.0)
@@ -195,7 +207,7 @@ def test_case_punctuation_and_the_shape_of_apostrophes_do_not_count(tmp_path):
 
 def test_a_word_with_an_apostrophe_is_another_word(tmp_path):
     [match] = nearest(["were its shell"], train_bin(tmp_path, ["we're it's she'll"]))
-    assert match == NAUGHT
+    assert match == NO_MATCH
 
 
 def test_rouge_l_counts_words_in_the_same_order(tmp_path):
@@ -206,10 +218,10 @@ def test_rouge_l_counts_words_in_the_same_order(tmp_path):
 
 @pytest.mark.parametrize("text", ["", " \n", "?!", "zorp quux"])
 def test_a_text_that_shares_no_word_has_no_nearest_story(tmp_path, text):
-    assert nearest([text], train_bin(tmp_path, ["A fox.", "", "A dog."])) == [NAUGHT]
+    assert nearest([text], train_bin(tmp_path, ["A fox.", "", "A dog."])) == [NO_MATCH]
 
 
-def test_without_texts_there_is_nothing_to_find(tmp_path):
+def test_no_texts_no_matches(tmp_path):
     folder = train_bin(tmp_path, ["A fox."])
     assert nearest([], folder) == []
     assert set(leak([], folder).values()) == {0}
@@ -219,7 +231,7 @@ def test_without_texts_there_is_nothing_to_find(tmp_path):
 
 
 def leak(texts, folder):
-    return vars(memory.leak(texts, folder, BYTES))
+    return vars(copies.leak(texts, folder, BYTES))
 
 
 def sentence(*numbers):
@@ -234,38 +246,38 @@ def test_leaks_are_counted(tmp_path):
         "A fox ran.",  # whole and beginning
         "A fox ran",
         long[:100] + " and another end",  # beginning
-        "Start. " + sentence(*range(210, 223)) + " End.",  # a run of 13
+        "Start. " + sentence(*range(210, 223)) + " End.",  # 13 words in a row
         "Start. " + sentence(*range(210, 222)) + " End.",  # of 12: no leak
         sentence(*range(300, 400)),
         "",
     ]
-    assert leak(texts, folder) == {"stories": 8, "whole": 3, "beginning": 2, "run": 1}
+    assert leak(texts, folder) == {"stories": 8, "whole": 3, "prefix": 2, "ngram": 1}
 
 
-def test_nothing_leaks_where_nothing_is_shared(tmp_path):
+def test_no_leak_if_nothing_is_shared(tmp_path):
     folder = train_bin(tmp_path, ["", sentence(*range(50))])
     assert leak(["", "A fox.", sentence(*range(50, 100))], folder) == {
         **{"stories": 3, "whole": 0},
-        **{"beginning": 0, "run": 0},
+        **{"prefix": 0, "ngram": 0},
     }
 
 
-def runs_of_13(story):
+def ngrams_of_13(story):
     story = words(story)
     return {tuple(story[k : k + 13]) for k in range(len(story) - 12)}
 
 
-def test_leaks_agree_with_the_plainest_search(tinystories, tmp_path):
+def test_leaks_agree_with_brute_force(tinystories, tmp_path):
     train, val = real_stories(tinystories, "train", 3000), real_stories(tinystories, "valid", 500)
     val += [train[7], train[8] + " More.", train[9].upper()]
-    known = set().union(*map(runs_of_13, train))
+    known = set().union(*map(ngrams_of_13, train))
     wholes = {tuple(words(story)) for story in train}
     beginnings = {story[:100] for story in train}
     assert leak(val, train_bin(tmp_path, train)) == {
         "stories": len(val),
         "whole": sum(tuple(words(story)) in wholes for story in val),
-        "beginning": sum(story[:100] in beginnings for story in val),
-        "run": sum(not known.isdisjoint(runs_of_13(story)) for story in val),
+        "prefix": sum(story[:100] in beginnings for story in val),
+        "ngram": sum(not known.isdisjoint(ngrams_of_13(story)) for story in val),
     }
 
 
@@ -275,21 +287,21 @@ def test_leaks_agree_with_the_plainest_search(tinystories, tmp_path):
 def test_the_stories_of_a_bin_are_read_back(tmp_path):
     stories = ["One.", "", "Zoé’s 🦊\n\nran.", "  The end. "]
     train_bin(tmp_path, stories)
-    assert list(memory.read_stories(tmp_path / "train.bin", BYTES)) == stories
+    assert list(training_stories(tmp_path)) == stories
 
 
 def test_a_last_story_without_end_of_text_is_a_story(tmp_path):
     np.frombuffer(b"O\0n\0e\0\0\1T\0w\0o\0", dtype="<u2").tofile(tmp_path / "train.bin")
-    assert list(memory.read_stories(tmp_path / "train.bin", BYTES)) == ["One", "Two"]
+    assert list(training_stories(tmp_path)) == ["One", "Two"]
     assert nearest(["two"], tmp_path)[0].nearest_story == "Two"
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*train\.bin"):
+    with pytest.raises(UserError, match=r"train\.bin is missing"):
         nearest(["a fox"], tmp_path)
 
 
 def test_ids_of_another_vocabulary_are_refused(tmp_path):
     np.array([65, 300, 256], dtype="<u2").tofile(tmp_path / "train.bin")
-    with pytest.raises(UserError, match="id 300 is outside"):
+    with pytest.raises(UserError, match="id 300 at position 1, outside"):
         nearest(["a fox"], tmp_path)
