@@ -80,40 +80,15 @@ def main(s: Settings) -> None:
 
     with device.out_of_memory(f"lower num_samples (now {s.num_samples})"):
         if s.interactive:
-            converse(generate, s.seed)
+            return converse(generate, s.seed)
+        pieces = generate(prompt, s.num_samples, s.seed)
+        if s.stream:
+            num_ended = stream(pieces, prompt, s.num_samples)
         else:
-            print_stories(s, generate(prompt, s.num_samples, s.seed), prompt)
-
-
-def read_prompt(start: str) -> str:
-    """The text that --start means, without a line break at its end.
-
-    Raises:
-        UserError: a file that is missing or not UTF-8.
-    """
-    try:
-        if start == "-":
-            start = sys.stdin.read()
-        elif start.startswith("FILE:"):
-            start = Path(start.removeprefix("FILE:")).read_text(encoding="utf-8")
-        else:
-            return start
-    except OSError as error:
-        raise UserError(f"cannot read {start.removeprefix('FILE:')}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"the prompt from {start} is not UTF-8 text") from None
-    return start.removesuffix("\n").removesuffix("\r")
-
-
-def print_stories(s: Settings, pieces: Iterator[list[Piece]], prompt: str) -> None:
-    """Print stories as they are generated, or all at the end."""
-    if s.stream:
-        num_ended = stream(pieces, prompt, s.num_samples)
-    else:
-        bar = progress(pieces, "generating", "tok", total=s.max_new_tokens)
-        stories = collect_stories(bar, prompt, s.num_samples)
-        print(f"\n{RULE}\n".join(story.text for story in stories))
-        num_ended = sum(story.ended for story in stories)
+            bar = progress(pieces, "generating", "tok", total=s.max_new_tokens)
+            stories = collect_stories(bar, prompt, s.num_samples)
+            print(f"\n{RULE}\n".join(story.text for story in stories))
+            num_ended = sum(story.ended for story in stories)
     if s.stop and num_ended < s.num_samples:
         log_stderr(
             f"({s.num_samples - num_ended} of {s.num_samples} cut off after {s.max_new_tokens} "
@@ -121,12 +96,22 @@ def print_stories(s: Settings, pieces: Iterator[list[Piece]], prompt: str) -> No
         )
 
 
-def stream(rows: Iterator[list[Piece]], prompt: str, count: int) -> int:
-    """Print stories as they are generated: the first one live, then what there is of the next.
+def read_prompt(start: str) -> str:
+    """The text that --start means; raises UserError for a file that cannot be read as UTF-8."""
+    name = start.removeprefix("FILE:")
+    if start != "-" and name == start:
+        return start
+    try:
+        text = sys.stdin.read() if start == "-" else Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the prompt from {start} is not UTF-8 text") from None
+    return text.removesuffix("\n").removesuffix("\r")
 
-    Returns:
-        how many of them the model ended.
-    """
+
+def stream(rows: Iterator[list[Piece]], prompt: str, count: int) -> int:
+    """Print stories as they are generated, one after the other; how many of them have ended."""
     waiting, ended, current = [prompt] * count, [False] * count, 0
 
     def show(i: int) -> None:

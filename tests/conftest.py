@@ -46,6 +46,12 @@ def complaint(*args, **options) -> str:
     return done.stderr.strip()
 
 
+def contents(folder) -> dict[str, bytes]:
+    """All files of a folder and their bytes."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Path:
     """A small prepared dataset: 400 storybook stories, 300 ids."""

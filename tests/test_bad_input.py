@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL, command, complaint
+from conftest import SMALL, command, complaint, contents
 
 import prepare
 import sample
@@ -25,12 +25,6 @@ def refusal(script, *argv) -> str:
         script.main(*(command_line if script is train else [command_line.settings]))
     assert "\n" not in str(refused.value)
     return str(refused.value)
-
-
-def contents(folder) -> dict[str, bytes]:
-    """All files of a folder and their bytes."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture

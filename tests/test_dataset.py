@@ -5,7 +5,8 @@ import pytest
 
 from configurator import UserError
 from tinystories.dataset import SplitWriter, TokenFile, WindowSampler
-from tinystories.files import replace_folder, sha256_of
+from tinystories.files import sha256_of
+from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
 
 def bin_of(folder, ids):
@@ -89,11 +90,46 @@ def test_a_bin_is_plain_little_endian_uint16(tmp_path):
     assert metadata["sha256"] == sha256_of(tmp_path / "train.bin")
 
 
-def test_a_folder_takes_its_place_whole(tmp_path):
-    old, built = tmp_path / "stories", tmp_path / ".stories.partial"
-    for folder, text in ((old, "old"), (built, "new")):
-        folder.mkdir()
-        (folder / "meta.json").write_text(text)
-    replace_folder(built, old)
-    assert (old / "meta.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["stories"]
+def dataset_of(folder, ids):
+    """A token file in a vocabulary of single bytes, where 256 is end of text."""
+    return TokenFile(bin_of(folder, ids), vocab_size=257, block_size=1)
+
+
+BYTES = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
+END = BYTES.end_of_text
+
+
+@pytest.mark.parametrize(
+    ("ids", "stories"),
+    [
+        ([*b"Hi.", END, *b"Bye.", END], ["Hi.", "Bye."]),
+        ([*b"Hi.", END, *b"cut off"], ["Hi.", "cut off"]),
+        ([END, *b"Hi.", END, END], ["", "Hi.", ""]),
+        ([*b"no end"], ["no end"]),
+    ],
+)
+def test_stories_end_at_end_of_text_or_at_the_end_of_the_file(tmp_path, ids, stories):
+    file = dataset_of(tmp_path, ids)
+    assert list(file.stories(BYTES)) == stories
+    assert [bytes(part[part < END].tolist()).decode() for part in file.story_ids(END)] == stories
+    assert np.array_equal(np.concatenate(list(file.story_ids(END))), ids)
+
+
+def test_stretches_of_whole_stories_cover_the_file_whatever_their_size(tmp_path):
+    ids = [*b"One", END, *b"a longer story", END, *b"x", END] * 5
+    file = dataset_of(tmp_path, ids)
+    for size in (1, 4, 10, 1000):
+        chunks = list(file.story_chunks(END, size))
+        assert [start for start, _ in chunks] == [0, *(stop for _, stop in chunks[:-1])]
+        assert chunks[-1][1] == len(ids)
+        assert all(ids[stop - 1] == END for _, stop in chunks)
+
+
+def test_padded_batches_all_have_the_same_size_and_the_same_targets(tmp_path):
+    file = TokenFile(bin_of(tmp_path, range(50)), vocab_size=50, block_size=8)
+    starts = file.sequential_starts()
+    batches = list(file.batches(starts, 4, pad=True))
+    assert [x.shape for x, _ in batches] == [(4, 8), (4, 8)]
+    targets = np.concatenate([y[y >= 0] for _, y in batches])
+    assert targets.tolist() == list(range(1, 50))
+    assert [len(x) for x, _ in file.batches(starts, 4)] == [4, 3]

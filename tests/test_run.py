@@ -9,11 +9,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, command, complaint
+from conftest import SMALL, command, complaint, contents
 
 from configurator import UserError
 from tinystories import run as run_module
-from tinystories.log import COLUMNS, RunLog
 from tinystories.run import (
     COMMENT,
     load_checkpoint,
@@ -22,7 +21,6 @@ from tinystories.run import (
     read_config,
     save_checkpoint,
 )
-from tinystories.terminal import duration, short_count
 from tinystories.tokenizer import Tokenizer
 
 STATE = {
@@ -66,12 +64,6 @@ def refusal(path) -> str:
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)
     return str(refused.value)
-
-
-def contents(folder) -> dict[str, bytes]:
-    """All files of a folder and their bytes."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # There and back -----------------------------------------------------------------------------
@@ -312,56 +304,6 @@ def test_an_out_dir_that_is_a_file_is_told_in_one_line(dataset, tmp_path):
 def test_a_run_folder_holds_all_that_is_promised(run):
     saved = {"ckpt.pt", "best.pt", "config.json", "tokenizer.json"}
     assert set(contents(run)) == saved | {"log.csv", "samples.txt", "loss.png"}
-
-
-EVALUATION = {"step": 1, "train_loss": 5.0, "val_loss": 5.5, "val_bits_per_byte": 1.5}
-
-
-def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
-    log = RunLog(tmp_path)
-    log.evaluation(EVALUATION, "Once upon a time, ö")
-    sizes, before = log.sizes(), contents(tmp_path)
-    log.evaluation(EVALUATION | {"step": 2}, "Twice")
-    RunLog(tmp_path, sizes).evaluation(EVALUATION | {"step": 3}, "Thrice")
-    after = contents(tmp_path)
-    assert after["samples.txt"] == before["samples.txt"] + b"--- step 3 ---\nThrice\n\n"
-    assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,,5.0,5.5,1.5\n"
-
-
-def test_logs_that_are_shorter_than_saved_are_kept_as_they_are(tmp_path):
-    sizes = RunLog(tmp_path).sizes()
-    (tmp_path / "log.csv").write_bytes(b"step\n")
-    RunLog(tmp_path, {name: size + 100 for name, size in sizes.items()})
-    assert (tmp_path / "log.csv").read_bytes() == b"step\n"
-
-
-def test_a_new_run_starts_its_logs_anew(tmp_path):
-    RunLog(tmp_path).evaluation(EVALUATION, "Once")
-    RunLog(tmp_path)
-    assert (tmp_path / "log.csv").read_text() == ",".join(COLUMNS) + "\n"
-    assert (tmp_path / "samples.txt").read_text() == ""
-
-
-def test_sizes_of_logs_are_bytes_not_characters(tmp_path):
-    log = RunLog(tmp_path)
-    log.evaluation(EVALUATION, "öö")
-    assert log.sizes() == {name: len(data) for name, data in contents(tmp_path).items()}
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0"), (850, "850"), (8500, "8.5K"), (999_999, "1M"), (614e6, "614M"), (1.234e9, "1.23B")],
-)
-def test_counts_stay_short(count, text):
-    assert short_count(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0s"), (45, "45s"), (59.7, "1m00s"), (725, "12m05s"), (12000, "3h20m")],
-)
-def test_times_are_told_in_words(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_a_run_generates_stories_on_another_machine_without_data_or_network(run, tmp_path):

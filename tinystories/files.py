@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and read only when they are what they should be."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,7 +30,8 @@ def atomic_write(path: Path, *parts: bytes) -> None:
             os.fsync(folder)
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 

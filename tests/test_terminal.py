@@ -1,0 +1,49 @@
+"""What people read on a screen of 80 columns."""
+
+import pytest
+
+from tinystories.terminal import duration, right_aligned, sections_table, short_count
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (850, "850"), (8500, "8.5K"), (999_999, "1M"), (614e6, "614M"), (1.234e9, "1.23B")],
+)
+def test_counts_stay_short(count, text):
+    assert short_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (45, "45s"), (59.7, "1m00s"), (725, "12m05s"), (12000, "3h20m")],
+)
+def test_times_stay_short(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_rows_are_aligned_to_the_right_and_may_be_short():
+    assert right_aligned([["rate", "loss"], ["0.001", "2.5"], ["3"]]) == [
+        " rate  loss",
+        "0.001   2.5",
+        "    3",
+    ]
+
+
+def test_a_table_has_a_column_per_name_and_a_row_per_label_of_each_section():
+    a = {"Loss": {"nats": "1.5", "bits": "0.9"}}
+    b = {"Loss": {"nats": "1.4"}, "Pairs": {"all": "50 %"}}
+    assert sections_table({"a": a, "b": b}).splitlines() == [
+        " " * 29 + "a".rjust(17) + "b".rjust(17),
+        "Loss",
+        "  nats".ljust(29) + "1.5".rjust(17) + "1.4".rjust(17),
+        "  bits".ljust(29) + "0.9".rjust(17),
+        "Pairs",
+        "  all".ljust(29) + " " * 17 + "50 %".rjust(17),
+    ]
+
+
+def test_columns_that_do_not_fit_the_screen_come_below():
+    columns = {f"a-long-run-name-{i}": {"Loss": {"nats": str(i)}} for i in range(5)}
+    lines = sections_table(columns).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines.count("Loss") == 3
