@@ -28,7 +28,8 @@ from tinystories.tokenizer import Tokenizer
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
-MODEL_SETTINGS = ("block_size", "n_layer", "n_head", "n_embd", "bias")  # fixed once a model exists
+# Settings that are fixed once a model exists; dropout may change.
+MODEL_SETTINGS = [name for name in vars(GPTConfig()) if name not in ("vocab_size", "dropout")]
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
 
 
@@ -156,7 +157,8 @@ def begin(settings, overrides: dict) -> tuple:
     else:
         saved = _pretrained(settings.init_from)
     if saved:
-        shape = {name: saved["model_config"][name] for name in MODEL_SETTINGS}
+        config = GPTConfig(**saved["model_config"])
+        shape = {name: getattr(config, name) for name in MODEL_SETTINGS}
         for name, value in shape.items():
             if overrides.get(name, value) != value:
                 raise UserError(f"{name}={overrides[name]}, but the saved model has {value}")
