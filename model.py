@@ -1,4 +1,4 @@
-"""The GPT: the network and its loss first, then what makes them fast, then generation.
+"""The GPT: first the network, then what makes it fast: its loss in chunks, the KV cache, sampling.
 
 GPT-2's architecture (Radford et al. 2019), with nanoGPT's switches for biases and dropout, so that
 published parameter counts come out exactly. Shapes: B sequences in a batch, T tokens in each,
