@@ -24,11 +24,7 @@ from tinystories.ranges import Count, Fraction
 
 @dataclass(frozen=True)
 class GPTConfig(RangedSettings):
-    """The shape of a GPT.
-
-    Raises:
-        UserError: a shape that no network can have.
-    """
+    """The shape of a GPT; raises UserError for a shape that no network can have."""
 
     vocab_size: Count = 50257  # ids that exist
     block_size: Count = 256  # tokens in the context window

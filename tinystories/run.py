@@ -39,11 +39,7 @@ def run_folder(out_dir: str) -> Path:
 
 
 def newest_run() -> str:
-    """The out_dir of the run under out/ that was saved last.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The out_dir of the run under out/ that was saved last; raises UserError if there is none."""
     saved = sorted(ROOT.glob("out/*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
     if not saved:
         raise UserError("no run found in out/; train one first, for example with: make story")
@@ -123,11 +119,7 @@ def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dic
 
 
 def read_config(folder: Path) -> dict:
-    """The settings of a run.
-
-    Raises:
-        UserError: config.json is missing or damaged.
-    """
+    """The settings of a run; raises UserError if config.json is missing or damaged."""
     try:
         return read_json(folder / "config.json", bool, "copy it again from a backup of the run")
     except FileNotFoundError:
