@@ -3,7 +3,7 @@
     python evaluate.py                          the run trained last
     python evaluate.py --compare=out/a,out/b    one column per run, and a plot
     python evaluate.py --val_source=FILE        the loss on your own stories
-    python evaluate.py --nearest=True           with the most similar training stories
+    python evaluate.py --nearest=True           and similar training stories
     python evaluate.py --leak=True --dataset=x  validation text in training text
 
 Results are cached in evaluation.json and used again with the same settings. The

@@ -24,7 +24,7 @@ NUM_NEAREST_SHOWN = 3  # stories that --nearest shows
 def key(subject: Subject) -> dict:
     """What the result depends on."""
     max_chars, data = subject.settings.max_chars, subject.dataset().fingerprint
-    return {"max_chars": max_chars, "data": data} | stories_key(subject)
+    return stories_key(subject) | {"max_chars": max_chars, "data": data}
 
 
 def measure(subject: Subject) -> dict:

@@ -50,7 +50,8 @@ def _read_pair(line: str) -> MinimalPair:
     """A pair from its JSON; ValueError says what is wrong with it."""
     try:
         values = json.loads(line)
-        pair, distance = MinimalPair(**values), values.get("distance", 1)
+        pair = MinimalPair(**values)
+        distance = 1 if pair.distance is None else pair.distance
         texts = [values[name].strip().encode() for name in REQUIRED_FIELDS]
         if not all(texts) or type(distance) is not int or distance < 1:
             raise ValueError
