@@ -5,12 +5,21 @@ from pathlib import Path
 from tinystories.files import read_json
 
 OLD_NAMES = {  # of entries, in files of earlier versions
-    **{"asked": "key", "memory": "memorization", "real": "validation_stories"},
-    **{"whole": "all_text", "by_story": "per_story", "share": "proportion"},
-    **{"beginnings": "prompts", "beginning": "prompt", "told": "continuation"},
-    **{"stories_each": "samples_per_prompt", "max_characters": "max_chars"},
-    **{"repeated_4grams": "seq_rep_4", "unknown_words": "oov_rate"},
-    **{"copies": "copy_rate", "above": "threshold"},
+    "asked": "key",
+    "memory": "memorization",
+    "whole": "all_text",
+    "by_story": "per_story",
+    "share": "proportion",
+    "beginnings": "prompts",
+    "beginning": "prompt",
+    "told": "continuation",
+    "stories_each": "samples_per_prompt",
+    "max_characters": "max_chars",
+    "repeated_4grams": "seq_rep_4",
+    "unknown_words": "oov_rate",
+    "copies": "copy_rate",
+    "above": "threshold",
+    "real": "validation_stories",
 }
 
 
