@@ -1,6 +1,7 @@
 """evaluation.json: which model, under "run", and the result of each part with its "key"."""
 
 from pathlib import Path
+from typing import Any
 
 from tinystories.files import read_json
 
@@ -46,7 +47,7 @@ def read_results(path: Path, info: dict) -> dict:
     return results
 
 
-def rename(value, is_groups: bool = False):
+def rename(value: Any, is_groups: bool = False) -> Any:
     """A JSON value with its OLD_NAMES replaced, but not those of the user's groups of pairs."""
     if isinstance(value, list):
         return [rename(item) for item in value]

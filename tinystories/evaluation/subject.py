@@ -119,7 +119,9 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
         UserError: the named dataset is missing, or the dataset is damaged.
     """
     if dataset is None:
-        dataset = (folder / "config.json").is_file() and read_config(folder).get("dataset")
+        if not (folder / "config.json").is_file():
+            return None
+        dataset = read_config(folder).get("dataset")
         if not isinstance(dataset, str) or not dataset_folder(dataset).is_dir():
             return None
     return open_dataset(dataset, block_size)
