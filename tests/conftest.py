@@ -78,9 +78,8 @@ def tinystories() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
-def reciter(tmp_path):
-    """Makes a run folder whose model recites texts: reciter(b"One.", b"Two.") -> Path.
+def make_reciter(folder: Path, *texts: bytes, window: int = 64) -> Path:
+    """Make a run folder whose model recites texts.
 
     Its vocabulary is the 256 bytes and end of text. After T tokens, end of text in front included,
     the most probable token by far is the T-th of these texts, each followed by end of text.
@@ -91,21 +90,27 @@ def reciter(tmp_path):
     from tinystories.run import model_state, save_checkpoint
     from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
+    tokenizer = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
+    ids = [id for text in texts for id in (*text, tokenizer.end_of_text)]
+    model = GPT(GPTConfig(257, window, n_layer=1, n_head=1, n_embd=320))
+    with torch.no_grad():
+        for weights in (model.wpe.weight, *model.h.parameters()):
+            weights.zero_()  # the layer adds nothing
+        model.wte.weight.copy_(torch.eye(320))
+        model.wpe.weight[range(len(ids)), ids] = 100.0  # each position points at its token
+        model.ln_f.weight.fill_(10.0)
+    folder.mkdir(parents=True)
+    tokenizer.save(folder / "tokenizer.json")
+    save_checkpoint(folder / "best.pt", model_state(model, tokenizer))
+    save_checkpoint(folder / "ckpt.pt", model_state(model, tokenizer))
+    return folder
+
+
+@pytest.fixture
+def reciter(tmp_path):
+    """Makes a run in the test's folder: reciter(b"One.", b"Two.") -> Path, see make_reciter."""
+
     def make(*texts: bytes, name: str = "reciter", window: int = 64) -> Path:
-        tokenizer = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
-        ids = [id for text in texts for id in (*text, tokenizer.end_of_text)]
-        model = GPT(GPTConfig(257, window, n_layer=1, n_head=1, n_embd=320))
-        with torch.no_grad():
-            for weights in (model.wpe.weight, *model.h.parameters()):
-                weights.zero_()  # the layer adds nothing
-            model.wte.weight.copy_(torch.eye(320))
-            model.wpe.weight[range(len(ids)), ids] = 100.0  # each position points at its token
-            model.ln_f.weight.fill_(10.0)
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        tokenizer.save(folder / "tokenizer.json")
-        save_checkpoint(folder / "best.pt", model_state(model, tokenizer))
-        save_checkpoint(folder / "ckpt.pt", model_state(model, tokenizer))
-        return folder
+        return make_reciter(tmp_path / name, *texts, window=window)
 
     return make

@@ -47,3 +47,26 @@ def test_columns_that_do_not_fit_the_screen_come_below():
     lines = sections_table(columns).splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert lines.count("Loss") == 3
+
+
+def test_a_long_name_is_cut_at_its_front():
+    first = sections_table({"a/" + "x" * 100: {"Run": {"steps": "1"}}}).splitlines()[0]
+    assert first.strip() == "..." + "x" * 46
+    assert len(first) <= 80
+
+
+def test_more_columns_than_fit_are_printed_below_each_other():
+    columns = {f"run{i}": {"Run": {"steps": str(i)}} for i in range(5)}
+    lines = sections_table(columns).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines if "run" in line] == [
+        ["run0", "run1", "run2"],
+        ["run3", "run4"],
+    ]
+    assert "4" in lines[-1]
+
+
+def test_a_row_that_all_columns_next_to_each_other_lack_is_left_out():
+    columns = {name: {"Run": {"steps": "1"}} for name in "abc"} | {"d": {"Text": {"stories": "2"}}}
+    below = sections_table(columns).split("\n\n")[1]
+    assert [line.split() for line in below.splitlines()] == [["d"], ["Text"], ["stories", "2"]]

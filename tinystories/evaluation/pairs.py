@@ -1,105 +1,109 @@
-"""The texts that a trained model is tested on: story pairs, and beginnings of stories.
+"""Minimal pairs: does the model prefer the correct of two continuations of a prompt?
 
-prompts/README.md says what is in them and how to write more.
+As in BLiMP (Warstadt et al. 2020). prompts/README.md says what is tested and how to add pairs.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from configurator import ROOT, UserError
+from tinystories.evaluation import cells
+from tinystories.evaluation.subject import Subject, checksum, numbered_lines
 
 PAIRS = ROOT / "prompts" / "pairs.jsonl"
-BEGINNINGS = ROOT / "prompts" / "beginnings.txt"
-TEXTS = ("group", "kind", "beginning", "right", "wrong")  # fields that every pair has
+REQUIRED_FIELDS = ("group", "kind", "beginning", "right", "wrong")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A beginning with two continuations, of which a good model finds the right one likelier."""
+class MinimalPair:
+    """A prompt with two continuations, of which a good model finds `right` more probable."""
 
     group: str  # what is tested: grammar, facts, context, feeling, form
-    kind: str  # a finer sort within the group
-    beginning: str  # ends without a blank
-    right: str  # brings the blank between beginning and continuation
-    wrong: str
+    kind: str  # finer than the group
+    beginning: str  # the prompt; does not end with a space
+    right: str  # the correct continuation; starts with the space
+    wrong: str  # the incorrect one
     distance: int | None = None  # sentences from the one that decides to the continuation
 
 
-def read_pairs(path: str | Path = PAIRS) -> list[Pair]:
-    """Read story pairs: one JSON object a line, its fields those of Pair.
+def read_pairs(path: str | Path = PAIRS) -> list[MinimalPair]:
+    """Read minimal pairs: one JSON object per line with the fields of MinimalPair.
 
     Raises:
-        UserError: a file that cannot be read or holds no pair; a line that is not one.
+        UserError: a file that cannot be read or has no pair; a line that is not a pair.
     """
     pairs = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
-            pairs.append(_pair(line))
+            pairs.append(_read_pair(line))
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
     if not pairs:
-        raise UserError(f"{path} holds no story pair")
+        raise UserError(f"{path} contains no minimal pair")
     return pairs
 
 
-def read_beginnings(path: str | Path = BEGINNINGS) -> list[str]:
-    """Read beginnings of stories, one a line, without the blanks around them.
-
-    Raises:
-        UserError: a file that cannot be read or holds no beginning.
-    """
-    beginnings = [line for _, line in _lines(path)]
-    if not beginnings:
-        raise UserError(f"{path} holds no beginning")
-    return beginnings
-
-
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, each stripped and with its number, from 1."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip()
-
-
-def _pair(line: str) -> Pair:
+def _read_pair(line: str) -> MinimalPair:
     """A pair from its JSON; ValueError says what is wrong with it."""
-    values = _json_object(line)
-    for name in values:
-        if name not in (*TEXTS, "distance"):
-            raise ValueError(
-                f"{name!r} is no field of a pair; they are {', '.join(TEXTS)}, distance"
-            )
-    for name in TEXTS:
-        text = values.get(name)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"the field {name!r} is missing or not a text")
-    pair = Pair(**values)
-    if pair.distance is not None and (type(pair.distance) is not int or pair.distance < 1):
-        raise ValueError("the field 'distance' is not a whole number from 1")
+    try:
+        values = json.loads(line)
+        pair = MinimalPair(**values)
+        distance = 1 if pair.distance is None else pair.distance
+        texts = [values[name].strip().encode() for name in REQUIRED_FIELDS]
+        if not all(texts) or type(distance) is not int or distance < 1:
+            raise ValueError
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        fields = ", ".join(REQUIRED_FIELDS)
+        raise ValueError(
+            f"not a JSON object with the texts {fields}, and if needed an integer distance >= 1"
+        ) from None
     if pair.right == pair.wrong:
         raise ValueError("right and wrong are the same")
     if pair.beginning != pair.beginning.rstrip():
-        raise ValueError("the beginning ends with a blank; let the continuations begin with it")
+        raise ValueError("the beginning ends with a space; start the continuations with it")
     return pair
 
 
-def _json_object(line: str) -> dict:
-    """The object that a line of JSON holds; ValueError where it holds none."""
-    try:
-        values = json.loads(line)
-        json.dumps(values, ensure_ascii=False).encode()  # half an emoji is no text
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except UnicodeEncodeError:
-        raise ValueError("an escape stands for no character") from None
-    if not isinstance(values, dict):
-        raise ValueError("not a JSON object")
-    return values
+def key(subject: Subject) -> dict:
+    """What the result depends on."""
+    pairs = read_pairs(subject.settings.pairs or PAIRS)
+    return {"pairs": checksum([list(vars(pair).values()) for pair in pairs])} | subject.machine()
+
+
+def measure(subject: Subject) -> dict:
+    """How often the correct continuation has the lower loss per byte.
+
+    The prompt is preceded by the end-of-text token, as every story is in training. Prompt and
+    continuation are tokenized separately, so that both continuations are predicted from the same
+    tokens. Continuations start with a space, where every vocabulary splits text anyway.
+    """
+    pairs, encode = read_pairs(subject.settings.pairs or PAIRS), subject.tokenizer.encode
+    texts, context_lengths = [], []
+    for pair in pairs:
+        prompt = [subject.tokenizer.end_of_text, *encode(pair.beginning)]
+        texts += [np.array(prompt + encode(side)) for side in (pair.right, pair.wrong)]
+        context_lengths += [len(prompt)] * 2
+    losses = subject.loss_per_text(texts, context_lengths, "minimal pairs")
+    bits = [loss.bits_per_byte for loss in losses]
+    correct = [right < wrong for right, wrong in zip(bits[::2], bits[1::2], strict=True)]
+    groups, distances = {}, {}
+    for pair, outcome in zip(pairs, correct, strict=True):
+        groups.setdefault(pair.group, []).append(outcome)
+        if pair.distance is not None:
+            distances.setdefault(pair.distance, []).append(outcome)
+    return {
+        "all": cells.proportion_with_ci(correct),
+        "groups": {group: cells.proportion_with_ci(groups[group]) for group in groups},
+        "distances": {str(n): cells.proportion_with_ci(distances[n]) for n in sorted(distances)},
+    }
+
+
+def rows(result: dict) -> cells.Rows:
+    """The result in the table."""
+    parts = {"all": result["all"]} | result["groups"]
+    parts |= {f"at distance {number}": part for number, part in result["distances"].items()}
+    shown = {f"{name}, of {part['count']}": cells.percent(part) for name, part in parts.items()}
+    return {"Minimal pairs, correct (chance 50 %)": shown}

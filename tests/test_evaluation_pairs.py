@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from configurator import UserError
-from tinystories.evaluation.pairs import Pair, read_beginnings, read_pairs
+from tinystories.evaluation.generation import read_prompts
+from tinystories.evaluation.pairs import MinimalPair, read_pairs
 
-PAIRS, BEGINNINGS = read_pairs(), read_beginnings()
+PAIRS, PROMPTS = read_pairs(), read_prompts()
 GROUPS = ["grammar", "facts", "context", "feeling", "form"]
 GOOD = {
     "group": "facts",
@@ -41,7 +42,7 @@ def sentences(text: str) -> int:
 def biased(score) -> list[str]:
     """The groups in which a score, higher for the better guess, finds out what is right.
 
-    Guessing among n pairs wins half of them; 19 times in 20 the share of wins lies within
+    Guessing among n pairs wins half of them; 19 times in 20 the fraction of wins is within
     1.96 sqrt(1/4 / n) of one half. A draw counts as half a win.
 
     Args:
@@ -66,13 +67,13 @@ def test_there_are_enough_texts_of_every_group():
     assert len(PAIRS) >= 600
     assert min(counts.values()) >= 100
     assert max(counts.values()) < 1.3 * min(counts.values())
-    assert len(BEGINNINGS) >= 44
+    assert len(PROMPTS) >= 44
 
 
-def test_no_text_stands_twice():
+def test_no_text_is_there_twice():
     whole = [pair.beginning + pair.right for pair in PAIRS]
     assert len(set(whole)) == len(whole)
-    assert len(set(BEGINNINGS)) == len(BEGINNINGS)
+    assert len(set(PROMPTS)) == len(PROMPTS)
 
 
 def is_tidy(text: str) -> bool:
@@ -91,13 +92,13 @@ def test_pairs_are_tidy():
             assert text.count('"') % 2 == 0, text
 
 
-def test_beginnings_are_tidy_and_short():
-    for text in BEGINNINGS:
+def test_prompts_are_tidy_and_short():
+    for text in PROMPTS:
         assert is_tidy(text), text
         assert 5 <= len(text.split()) <= 60, text
 
 
-def test_the_sentence_that_decides_lies_one_to_six_back():
+def test_the_sentence_that_decides_is_one_to_six_back():
     distances = Counter(pair.distance for pair in PAIRS if pair.group == "context")
     assert sorted(distances) == [1, 2, 3, 4, 5, 6]
     assert min(distances.values()) >= 20
@@ -111,7 +112,7 @@ def test_the_sentence_that_decides_lies_one_to_six_back():
 # no hint -----------------------------------------------------------------------------------
 
 
-def test_what_is_right_for_one_twin_is_wrong_for_the_other():
+def test_what_is_right_in_one_twin_is_wrong_in_the_other():
     for one, other in zip(PAIRS[::2], PAIRS[1::2], strict=True):
         assert (one.group, one.kind) == (other.group, other.kind), other
         assert (one.right, one.wrong) == (other.wrong, other.right), other
@@ -122,19 +123,19 @@ def test_the_right_one_is_as_often_the_longer_as_the_shorter():
     assert not biased(lambda pair, continuation, other: len(continuation))
 
 
-def test_repeating_words_of_the_beginning_does_not_help():
+def test_repeating_words_of_the_prompt_does_not_help():
     def repeated(pair, continuation, other):
-        told = set(words(pair.beginning))
-        return sum(word in told for word in words(continuation)) / len(words(continuation))
+        prompt = set(words(pair.beginning))
+        return sum(word in prompt for word in words(continuation)) / len(words(continuation))
 
     assert not biased(repeated)
 
 
-def test_the_answer_told_last_is_right_as_often_as_the_one_told_first():
+def test_the_answer_named_last_is_right_as_often_as_the_one_named_first():
     def latest(pair, continuation, other):
-        told = words(pair.beginning)
+        prompt = words(pair.beginning)
         own = set(words(continuation)) - set(words(other))
-        return max((place for place, word in enumerate(told) if word in own), default=-1)
+        return max((place for place, word in enumerate(prompt) if word in own), default=-1)
 
     assert not biased(latest)
 
@@ -170,11 +171,11 @@ def test_words_are_those_of_real_stories(tinystories):
     for token, count in single.items():
         known[token.strip("'")] += count
     ours = {word for pair in PAIRS for word in words(pair.beginning + pair.right)}
-    ours |= {word for beginning in BEGINNINGS for word in words(beginning)}
+    ours |= {word for prompt in PROMPTS for word in words(prompt)}
     assert not {word for word in ours if known[word] < 5}
 
 
-# files of one's own ------------------------------------------------------------------------
+# user-provided files ------------------------------------------------------------------------
 
 
 def write(path: Path, *lines: str | dict) -> Path:
@@ -191,47 +192,59 @@ def refusal(read, path: Path) -> str:
 
 
 def test_the_order_of_the_fields_means_nothing(tmp_path):
-    path = write(tmp_path / "own.jsonl", GOOD, dict(reversed(GOOD.items())))
-    assert read_pairs(path) == [Pair(**GOOD)] * 2
+    path = write(tmp_path / "pairs.jsonl", GOOD, dict(reversed(GOOD.items())))
+    assert read_pairs(path) == [MinimalPair(**GOOD)] * 2
 
 
 def test_a_distance_is_read_and_empty_lines_are_not(tmp_path):
-    path = write(tmp_path / "own.jsonl", "", GOOD | {"distance": 3}, "", "")
-    assert read_pairs(path) == [Pair(**GOOD, distance=3)]
+    path = write(tmp_path / "pairs.jsonl", "", GOOD | {"distance": 3}, "", "")
+    assert read_pairs(path) == [MinimalPair(**GOOD, distance=3)]
 
 
 @pytest.mark.parametrize(
-    "line, fault",
+    "line",
     [
-        ("The cow said, Moo!", "not JSON: Expecting value at column 1"),
-        ('["The cow said,"]', "not a JSON object"),
-        ({"group": "facts", "kind": "animal"}, "the field 'beginning' is missing or not a text"),
-        (GOOD | {"right": 5}, "the field 'right' is missing or not a text"),
-        (GOOD | {"wrong": " "}, "the field 'wrong' is missing or not a text"),
-        (GOOD | {"distance": 0}, "the field 'distance' is not a whole number from 1"),
-        (GOOD | {"distance": "2"}, "the field 'distance' is not a whole number from 1"),
-        (GOOD | {"wrong": GOOD["right"]}, "right and wrong are the same"),
-        (GOOD | {"beginning": "The cow said, "}, "the beginning ends with a blank; let the"),
-        (GOOD | {"right": "\ud83d"}, "an escape stands for no character"),
-        (GOOD | {"rigth": ""}, "'rigth' is no field of a pair; they are group, kind, beginning"),
+        "The cow said, Moo!",
+        '["The cow said,"]',
+        "[" * 100_000,
+        {"group": "facts", "kind": "animal"},
+        GOOD | {"right": 5},
+        GOOD | {"wrong": " "},
+        GOOD | {"distance": 0},
+        GOOD | {"distance": "2"},
+        GOOD | {"right": "\ud83d"},
+        GOOD | {"rigth": ""},
     ],
 )
-def test_a_faulty_line_is_named(tmp_path, line, fault):
-    path = write(tmp_path / "own.jsonl", GOOD, "", line)
-    assert refusal(read_pairs, path).startswith(f"{path}, line 3: {fault}")
+def test_a_line_that_is_no_pair_is_named(tmp_path, line):
+    path = write(tmp_path / "pairs.jsonl", GOOD, "", line)
+    message = refusal(read_pairs, path)
+    assert message.startswith(f"{path}, line 3: not a JSON object with the texts group, kind, beg")
 
 
-def test_beginnings_may_come_from_any_text_file(tmp_path):
-    path = tmp_path / "own.txt"
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (GOOD | {"wrong": GOOD["right"]}, "right and wrong are the same"),
+        (GOOD | {"beginning": "The cow said, "}, "the beginning ends with a space; start the"),
+    ],
+)
+def test_a_pair_that_decides_nothing_is_named(tmp_path, line, message):
+    path = write(tmp_path / "pairs.jsonl", GOOD, "", line)
+    assert refusal(read_pairs, path).startswith(f"{path}, line 3: {message}")
+
+
+def test_prompts_may_come_from_any_text_file(tmp_path):
+    path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffA hen saw\r\n\r\n  Ein Bär saß \r\n".encode())
-    assert read_beginnings(path) == ["A hen saw", "Ein Bär saß"]
+    assert read_prompts(path) == ["A hen saw", "Ein Bär saß"]
 
 
-@pytest.mark.parametrize("read, what", [(read_pairs, "story pair"), (read_beginnings, "beginning")])
+@pytest.mark.parametrize("read, what", [(read_pairs, "minimal pair"), (read_prompts, "prompt")])
 def test_files_that_cannot_be_read_are_refused(tmp_path, read, what):
     missing, empty, foreign = (tmp_path / name for name in ("missing", "empty", "foreign"))
     empty.write_text("\n \n")
     foreign.write_bytes("Ein Bär".encode("latin-1"))
     assert refusal(read, missing) == f"cannot read {missing}: No such file or directory"
-    assert refusal(read, empty) == f"{empty} holds no {what}"
+    assert refusal(read, empty) == f"{empty} contains no {what}"
     assert refusal(read, foreign) == f"{foreign} is not UTF-8 text"

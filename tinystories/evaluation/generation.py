@@ -1,0 +1,175 @@
+"""Generated stories: stories for many prompts, kept in the run folder, and their diversity.
+
+All metrics are of the continuations, without the prompts.
+"""
+
+import json
+import re
+import statistics
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from configurator import ROOT, UserError
+from tinystories import generate
+from tinystories.evaluation import cells, diversity
+from tinystories.evaluation.subject import Subject, checksum, numbered_lines
+from tinystories.files import atomic_write, sha256_of
+from tinystories.terminal import progress
+
+PROMPTS = ROOT / "prompts" / "prompts.txt"
+STORIES = "evaluation_stories.jsonl"  # in the run folder
+FIRST_SENTENCE = re.compile(r".*?[.!?][\"”’')]*\s+", re.DOTALL)
+
+
+class GeneratedStory(NamedTuple):
+    """A story that the model generated."""
+
+    prompt: str
+    continuation: str
+    ended: bool  # by the model
+
+
+def read_prompts(path: str | Path = PROMPTS) -> list[str]:
+    """Read prompts, one per line, without the spaces around them.
+
+    Raises:
+        UserError: a file that cannot be read or has no prompt.
+    """
+    prompts = [line for _, line in numbered_lines(path)]
+    if not prompts:
+        raise UserError(f"{path} contains no prompt")
+    return prompts
+
+
+def key(subject: Subject) -> dict:
+    """What the result depends on."""
+    s = subject.settings
+    names = ("samples_per_prompt", "max_chars", "temperature", "seed")
+    return {
+        "prompts": checksum(read_prompts(s.prompts or PROMPTS)),
+        "data": subject.data and subject.data.fingerprint,
+        **{name: getattr(s, name) for name in names},
+        **subject.machine(),
+        **stories_key(subject),
+    }
+
+
+def stories_key(subject: Subject) -> dict:
+    """The checksum of the generated stories, in the key of every part that is about them."""
+    path = subject.folder / STORIES
+    return {"stories_sha256": sha256_of(path) if path.is_file() else None}
+
+
+def measure(subject: Subject) -> dict:
+    """Generate stories for all prompts, write them to the run folder, and measure them."""
+    count = subject.settings.samples_per_prompt
+    generated = generate_for_prompts(subject)
+    lines = []
+    for prompt, continuation, ended in generated:
+        row = {"beginning": prompt, "story": prompt + continuation, "ended": ended}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    atomic_write(subject.folder / STORIES, "".join(lines).encode())
+    stories = [diversity.words(story.continuation) for story in generated]
+    groups = [stories[first : first + count] for first in range(0, len(stories), count)]
+    self_bleu, pairs = diversity.self_bleu(groups)
+    vocabulary = training_vocabulary(subject)
+    real = [diversity.words(story) for story in real_stories(subject, len(generated))]
+    real_stats = {"stories": len(real)} | word_stats(real, vocabulary) if real else None
+    return {
+        "ended": cells.proportion_with_ci([story.ended for story in generated]),
+        "self_bleu": {"mean": self_bleu, "pairs": pairs},
+        **word_stats(stories, vocabulary),
+        "validation_stories": real_stats,
+    }
+
+
+def rows(result: dict) -> cells.Rows:
+    """The result in the table; that of real stories has no "ended" and no "self_bleu"."""
+    ended = result.get("ended")
+    shown = {
+        "stories": cells.count(ended["count"] if ended else result["stories"]),
+        "words, mean": f"{result['words']['mean']:.1f}",
+        "words, median": f"{result['words']['median']:.0f}",
+        **{f"distinct-{n}": cells.ratio(value) for n, value in result["distinct"].items()},
+        "repeated 4-grams": cells.percent(result["seq_rep_4"]),
+        "words not in training text": cells.percent(result["oov_rate"]),
+    }
+    if ended:
+        self_bleu = result["self_bleu"]
+        shown[f"self-BLEU, {self_bleu['pairs']} pairs"] = cells.ratio(self_bleu["mean"])
+        shown["reached end of text"] = cells.percent(ended)
+    return {"Generated stories": shown}
+
+
+def word_stats(stories: list[list[str]], vocabulary: set[str] | None) -> dict:
+    """Metrics of the words of stories, generated or real."""
+    lengths = [len(story) for story in stories]
+    repeated = [rate for rate in map(diversity.seq_rep_n, stories) if rate is not None]
+    return {
+        "words": {"mean": statistics.fmean(lengths), "median": statistics.median(lengths)},
+        "distinct": {n: diversity.distinct(stories, int(n)) for n in "123"},
+        "seq_rep_4": statistics.fmean(repeated) if repeated else None,
+        "oov_rate": diversity.oov_rate(stories, vocabulary) if vocabulary else None,
+    }
+
+
+def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
+    """Generate stories for each prompt, one batch per prompt.
+
+    The default temperature is 1, with which the metrics describe the model's own distribution;
+    the 0.8 of sample.py makes fewer mistakes and less diverse stories.
+    """
+    s, hardware = subject.settings, subject.hardware
+    model = generate.prepare_for_generation(subject.model.eval(), hardware)
+    sampling = generate.Sampling(s.temperature)
+    stories = []
+    for i, prompt in enumerate(progress(read_prompts(s.prompts or PROMPTS), "generating", "batch")):
+        pieces = generate.generate_stories(
+            model,
+            subject.tokenizer,
+            hardware,
+            prompt,
+            s.samples_per_prompt,
+            max_new_tokens=4 * s.max_chars,  # not reached: a character has at most 4 bytes
+            sampling=sampling,
+            seed=s.seed + i,
+            max_chars=s.max_chars,  # in tokens, models with few ids would be cut off earlier
+        )
+        for story in generate.collect_stories(pieces, prompt, s.samples_per_prompt):
+            text = story.text[len(prompt) :]
+            ended = story.ended and len(text) <= s.max_chars
+            stories.append(GeneratedStory(prompt, text[: s.max_chars], ended))
+    return stories
+
+
+def read_generated(folder: Path) -> list[GeneratedStory]:
+    """The stories that `measure` wrote."""
+    with open(folder / STORIES, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return [
+        GeneratedStory(row["beginning"], row["story"][len(row["beginning"]) :], row["ended"])
+        for row in lines
+    ]
+
+
+def training_vocabulary(subject: Subject) -> set[str] | None:
+    """All words of the training stories; None without the dataset."""
+    if subject.data is None:
+        return None
+    stories = subject.data.train.stories(subject.tokenizer)
+    return diversity.vocabulary(progress(stories, "words of the training text", "story"))
+
+
+def real_stories(subject: Subject, count: int) -> list[str]:
+    """The first validation stories, each without its first sentence, at most max_chars long.
+
+    So they are what a model would have written that was given the first sentence; a story of one
+    sentence is taken whole.
+    """
+    if subject.data is None:
+        return []
+    stories = subject.data.val.stories(subject.tokenizer)
+    continuations = (FIRST_SENTENCE.sub("", story, count=1) for story in stories)
+    max_chars = subject.settings.max_chars
+    return [story[:max_chars] for story in islice(filter(None, continuations), count)]

@@ -1,0 +1,149 @@
+"""What is evaluated: a run's model, and the data that it was trained on.
+
+Each part of an evaluation is a module of this folder with
+
+    key(subject) -> dict      what the result depends on; quick, raises UserError for bad input
+    measure(subject) -> dict  the result, in JSON values
+    rows(result) -> Rows      the result in the table
+
+evaluate.py keeps results with their key. The same of real stories, if measured, is the entry
+"validation_stories" of a result.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configurator import UserError
+from model import GPT
+from tinystories.dataset import Dataset, dataset_folder, open_dataset
+from tinystories.device import Hardware, select_hardware
+from tinystories.evaluation import cells
+from tinystories.files import sha256_of
+from tinystories.loss import Loss, loss_per_text
+from tinystories.run import load_model, read_config, run_folder
+from tinystories.terminal import log_stderr, progress
+from tinystories.tokenizer import Tokenizer
+
+TEXTS_AT_ONCE = 512  # between two steps of the progress bar
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run that is evaluated."""
+
+    settings: Any  # of evaluate.py
+    name: str  # of the run, as the user wrote it
+    folder: Path
+    model: GPT
+    tokenizer: Tokenizer
+    hardware: Hardware
+    info: dict  # identifies the model; stored under "run" in evaluation.json
+    data: Dataset | None  # None where it is missing, or has another tokenizer now
+
+    def dataset(self) -> Dataset:
+        """The data; raises UserError if it is missing."""
+        if self.data is None:
+            raise UserError(
+                f"the dataset that {self.name} was trained on is missing: prepare it, name it with "
+                "--dataset=, or do without: --val_source=FILE --what=loss,pairs,generation"
+            )
+        return self.data
+
+    def machine(self) -> dict:
+        """Device and dtype, which can change the last digits of a result."""
+        dtype = str(self.hardware.dtype).removeprefix("torch.")
+        return {"device": self.hardware.device.type, "dtype": dtype}
+
+    def loss_per_text(
+        self, texts: Sequence[np.ndarray], context_lengths: Sequence[int], desc: str
+    ) -> list[Loss]:
+        """`loss.loss_per_text` with a progress bar."""
+        lengths, losses = self.tokenizer.byte_lengths(), []
+        model = self.model.eval()
+        for first in progress(range(0, len(texts), TEXTS_AT_ONCE), desc, "batch"):
+            part = slice(first, first + TEXTS_AT_ONCE)
+            context = context_lengths[part]
+            losses += loss_per_text(model, texts[part], context, lengths, self.hardware)
+        return losses
+
+
+def open_subject(settings: Any, name: str) -> Subject:
+    """Load a run's model, and open the data that it was trained on.
+
+    Raises:
+        UserError: a missing or damaged folder or file, or a dataset with another tokenizer.
+    """
+    folder = run_folder(name)
+    model, tokenizer, state = load_model(folder, settings.checkpoint)
+    hardware = select_hardware(settings.device, settings.dtype)
+    log_stderr(f"{settings.checkpoint} of {name}; {'; '.join(hardware.reasons)}")
+    info = {
+        "checkpoint": settings.checkpoint,
+        "sha256": sha256_of(folder / settings.checkpoint),
+        "step": state.get("step", state.get("progress", {}).get("step")),
+        "parameters": model.count_parameters(),
+        "vocabulary": tokenizer.vocab_size,
+        "block_size": model.config.block_size,
+    }
+    data = open_data(settings.dataset, folder, model.config.block_size)
+    if data and data.tokenizer.fingerprint != tokenizer.fingerprint:
+        if settings.dataset:
+            raise UserError(f"{data.folder} was prepared with another tokenizer than {name} has")
+        data = None  # prepared again since then
+    model.to(hardware.device)
+    return Subject(settings, name, folder, model, tokenizer, hardware, info, data)
+
+
+def run_rows(info: dict) -> cells.Rows:
+    """The model in the table."""
+    return {
+        "Run": {
+            "steps": cells.count(info["step"]),
+            "parameters": f"{info['parameters'] / 1e6:.2f} M",
+            "vocabulary": cells.count(info["vocabulary"]),
+            "window, tokens": cells.count(info["block_size"]),
+        }
+    }
+
+
+def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | None:
+    """The named dataset, or the one that the run in `folder` was trained on; None if it is missing.
+
+    Raises:
+        UserError: the named dataset is missing, or the dataset is damaged.
+    """
+    if dataset is None:
+        if not (folder / "config.json").is_file():
+            return None
+        dataset = read_config(folder).get("dataset")
+        if not isinstance(dataset, str) or not dataset_folder(dataset).is_dir():
+            return None
+    return open_dataset(dataset, block_size)
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, each stripped and with its number, from 1.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def checksum(texts: list) -> str:
+    """The SHA-256 of texts in lists."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
