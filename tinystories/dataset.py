@@ -139,7 +139,7 @@ class TokenFile:
                 continue
             x[row, : len(ids) - 1] = ids[:-1]
             y[row, : len(ids) - 1] = ids[1:]
-            self._check_ids(ids, start)
+            self.check_ids(ids, start)
         return x, y
 
     def batches(
@@ -194,7 +194,7 @@ class TokenFile:
         """
         for start, stop in self.story_chunks(end_of_text):
             ids = np.asarray(self.ids[start:stop])
-            self._check_ids(ids, start)
+            self.check_ids(ids, start)
             stops = np.flatnonzero(ids == end_of_text) + 1
             yield from (story for story in np.split(ids, stops) if len(story))
 
@@ -210,7 +210,7 @@ class TokenFile:
     def decode_stories(self, start: int, stop: int, tokenizer: Tokenizer) -> Iterator[str]:
         """The texts of the whole stories in ids [start, stop)."""
         ids = np.asarray(self.ids[start:stop])
-        self._check_ids(ids, start)
+        self.check_ids(ids, start)
         text = tokenizer.decode_bytes(ids)
         ends = ids == tokenizer.end_of_text
         ends[-1] = True
@@ -218,7 +218,7 @@ class TokenFile:
         for first, last in zip([0, *stops], stops, strict=False):
             yield text[first:last].decode("utf-8", errors="replace")
 
-    def _check_ids(self, ids: np.ndarray, start: int) -> None:
+    def check_ids(self, ids: np.ndarray, start: int) -> None:
         """Raises UserError if one of `ids`, which begin at position `start`, is out of range."""
         if ids.max() >= self.vocab_size:
             at = int((ids >= self.vocab_size).argmax())
