@@ -111,7 +111,7 @@ def main(s: Settings) -> None:
         from tinystories import figures
 
         plot.parent.mkdir(parents=True, exist_ok=True)
-        figures.draw_runs([run_folder(name) for name in names], plot)
+        figures.plot_runs([run_folder(name) for name in names], plot)
         log_stderr(f"plot of the losses: {s.plot}")
 
 

@@ -1,222 +1,194 @@
-"""Train runs that differ in a few settings, and tell which was best.
+"""Train runs that differ in a few settings, and compare their validation losses.
 
-    python sweep.py config/x.py --n_head=2,4,8 --learning_rate=1e-3,3e-3
-    python sweep.py config/x.py --learning_rate=3e-4..1e-2 --random=20
-    python sweep.py config/x.py --vocab_size=512,2048 --minutes_each=5
+    python sweep.py config/x.py --n_head=2,4 --n_layer=2,4      four combinations
+    python sweep.py config/x.py --learning_rate=1e-3..1e-2 --num_random_runs=9
+                                                    nine values, log-uniform
+    python sweep.py config/x.py --vocab_size=512,2048           two new datasets
+    python sweep.py --source=a.txt --vocab_size=512,2048 --tokenizer=bpe
 
-It takes all settings of train.py and prepare.py (see their --help), each with
-one value or several. Every combination is a run. With --random=N up to N are
-drawn, and a setting may be a range, drawn from evenly on a logarithmic scale;
-equal draws are one run.
-
-Settings of prepare.py change those that the run's dataset was prepared with or,
-beside --source, prepare.py's defaults; datasets so changed are prepared.
-
-out/sweeps/NAME/ holds results.csv, a picture for each swept setting, and the
-runs. The same command goes on with a sweep that was stopped: finished runs are
-kept, half-done ones resumed, failed ones tried again. Table and pictures show
-the runs that the command asks for.
+Each setting of train.py and prepare.py (see their --help) takes one value or
+several. prepare.py's settings change the dataset of the run or, with --source,
+the defaults. The same command resumes a sweep that was stopped and retries
+failed runs. out/sweeps/<name>/ holds results.csv, plots and runs.
 """
 
 import csv
 import io
 import itertools
-import json
 import math
-import os
 import random
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from configurator import ROOT, UserError, check, parse, start
+from configurator import RangedSettings, UserError, check, configure, parse, start
+from tinystories.ranges import Count, Name, Seed
 
 
 @dataclass
-class Settings:
-    # Sweep
-    name: str | None = None  # its folder; None: named after the config and what is swept
-    out_dir: str = "out/sweeps"  # where the folders of sweeps lie
-    overwrite: bool = False  # start anew a sweep that is there
-    # Runs
-    minutes_each: float | None = None  # of training; None: as train.py's settings say
-    random: int | None = None  # draw so many of the combinations, or from ranges lo..hi
-    random_seed: int = 1337  # of that drawing; --seed is the one of the runs
-
-    def __post_init__(self):
-        if self.name == "" or not self.out_dir:
-            raise UserError("name and out_dir must not be empty")
-        if self.random is not None and self.random < 1:
-            raise UserError(f"random is {self.random}; it must be at least 1")
+class Settings(RangedSettings):
+    name: Name | None = None  # None: named after config and swept settings
+    out_dir: Name = "out/sweeps"  # the folder of all sweeps
+    overwrite: bool = False  # replace an existing sweep
+    num_random_runs: Count | None = None  # random combinations; None: all of them
+    sweep_seed: Seed = 1337  # of random runs; --seed is theirs
 
 
-if __name__ == "__main__":  # --help answers before the slow imports
-    run(lambda argv: parse(Settings, [word for word in argv if word in ("--help", "-h")]))
-
-from tqdm import tqdm
+if {"--help", "-h"} & set(sys.argv):
+    configure(Settings)  # answers before the slow imports
 
 import prepare
 import train
 from model import GPT, GPTConfig
-from tinystories import dataset as tokens
-from tinystories import figures
-from tinystories import run as checkpoint
-from tinystories.log import say, short
+from tinystories import dataset, figures
+from tinystories.files import atomic_write, read_json, write_json
+from tinystories.processes import ScriptRunner, print_rank0
+from tinystories.run import load_checkpoint, run_folder
+from tinystories.terminal import progress, right_aligned, short_count
 
 
-class Known(Settings, train.Settings, prepare.Settings):
-    """Declares all that may stand on a sweep's command line."""
+class AllSettings(Settings, train.Settings, prepare.Settings):
+    """Declares everything that a sweep's command line may set."""
 
 
-OWN = {field.name for field in fields(Settings)}
-DATA = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
-NAMED = ("source", "tokenizer", "vocab_size")  # these prepare.py puts into a dataset's name
-RESULT = {  # of a finished run: its heading in the table, and how it is written there
+SWEEP_NAMES = {field.name for field in fields(Settings)}
+PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
+RESULT = {  # of a finished run: the column of the table, and its format
     "val_bits_per_byte": ("bits/byte", "{:.4f}".format),
     "val_loss": ("val", "{:.4f}".format),
     "train_loss": ("train", "{:.4f}".format),
     "step": ("steps", str),
-    "tokens": ("tokens", short),
+    "tokens": ("tokens", short_count),
     "minutes": ("min", "{:.1f}".format),
-    "parameters": ("params", short),
+    "parameters": ("params", short_count),
 }
+BRIEF = "{val_bits_per_byte:.4f} bits per byte after {step:,} steps, {minutes:.1f} minutes"
 
 
 @dataclass
-class Run:
-    """One combination of settings."""
+class Trial:
+    """One combination of settings, and the run that tries it."""
 
     folder: Path
-    swept: dict  # the values that tell it from the other runs
-    training: dict  # what the command line says to train.py
-    data: dict  # what it says to prepare.py; empty where the dataset is there as it is
+    swept: dict  # the values that distinguish it from the other trials
+    training: dict  # settings of train.py
+    preparing: dict  # settings of prepare.py; empty where the dataset is used as it is
+
+    def row(self, outcome: dict) -> dict:
+        """A row of results: the swept values, and the entries of RESULT or an `error`."""
+        return outcome | {"run": self.folder.name} | self.swept
 
 
-# What to run --------------------------------------------------------------------------------
+# Which trials there are ---------------------------------------------------------------------
 
 
-def read(argv: list[str]) -> tuple[Settings, list[str], dict[str, list | tuple]]:
-    """A command line: the sweep's own settings, the config files, and the values of all others.
-
-    Raises:
-        UserError: a name that is no setting, a value of the wrong type, two that contradict.
-    """
-    own, configs, given = {}, [], {}
+def parse_command_line(argv: list[str]) -> tuple[Settings, list[str], dict[str, list | tuple]]:
+    """The sweep's own settings, the config files, and the values of all other settings."""
+    sweep_settings, configs, values = {}, [], {}
     for argument in argv:
         name, equals, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("-"):
             configs.append(argument)
-        elif name in OWN or not equals or not argument.startswith("--"):
-            own |= parse(Settings, [argument])[0]
+        elif name in SWEEP_NAMES or not equals or not argument.startswith("--"):
+            sweep_settings |= parse(Settings, [argument]).overrides
         else:
-            given[name] = read_values(name, text)
-    s = Settings(**own)
-    if s.minutes_each is not None:
-        if "max_minutes" in given:
-            raise UserError("minutes_each and max_minutes mean the same; give one of them")
-        given["max_minutes"] = [s.minutes_each]
-    return s, configs, given
+            values[name] = read_values(name, text)
+    return Settings(**sweep_settings), configs, values
 
 
 def read_values(name: str, text: str) -> list | tuple:
-    """What stands behind `--name=`: a list for `a,b,c`, the two ends for `lo..hi`."""
+    """The value of `--name=text`: a list for `a,b,c`, the two ends for the range `lo..hi`."""
 
     def value(text: str):
-        return check(Known, {name: text}, "--")[name]
+        return check(AllSettings, {name: text}, "--")[name]
 
     if ".." in text:
         low, high = map(value, text.split("..", 1))
         if {type(low), type(high)} <= {int, float}:  # else two dots in a text
             if not 0 < low <= high:
-                raise UserError(f"--{name}={text}: a range rises, from above 0")
+                raise UserError(f"--{name}={text}: a range needs 0 < lo <= hi")
             return low, high
     return [value(part) for part in text.split(",")]
 
 
-def combinations(given: dict[str, list | tuple], s: Settings) -> list[dict]:
-    """All combinations of the listed values, or what chance draws of them and of the ranges.
-
-    A larger --random begins with the runs of a smaller one.
-    """
-    ranges = {name: ends for name, ends in given.items() if isinstance(ends, tuple)}
-    lists = {name: values for name, values in given.items() if name not in ranges}
-    found = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
-    if s.random is None:
+def combinations(values: dict[str, list | tuple], s: Settings) -> list[dict]:
+    """All combinations of the listed values, or a random sample of them and of the ranges."""
+    ranges = {name: ends for name, ends in values.items() if isinstance(ends, tuple)}
+    lists = {name: listed for name, listed in values.items() if name not in ranges}
+    found = [dict(zip(lists, listed, strict=True)) for listed in itertools.product(*lists.values())]
+    if s.num_random_runs is None:
         if ranges:
-            raise UserError(
-                f"{next(iter(ranges))} is a range; --random=N says how many runs to draw"
-            )
+            raise UserError(f"{next(iter(ranges))} is a range; say how many: --num_random_runs=N")
         return found
-    chance = random.Random(s.random_seed)
-    chance.shuffle(found)
-    if not ranges:
-        return found[: s.random]
+    rng = random.Random(s.sweep_seed)
+    rng.shuffle(found)  # a larger sample begins with a smaller one
+    repeated = itertools.cycle(found) if ranges else found
     return [
-        listed | {name: draw(*ends, chance) for name, ends in ranges.items()}
-        for listed in itertools.islice(itertools.cycle(found), s.random)
+        listed | {name: sample_log_uniform(*ends, rng) for name, ends in ranges.items()}
+        for listed in itertools.islice(repeated, s.num_random_runs)
     ]
 
 
-def draw(low: float, high: float, chance: random.Random) -> float:
-    """A number from low to high, evenly on a logarithmic scale; a whole one between whole ones."""
-    if isinstance(low, int):  # each stands for all up to the next
-        number = int(math.exp(chance.uniform(math.log(low), math.log(high + 1))))
+def sample_log_uniform(low: float, high: float, rng: random.Random) -> float:
+    """A number from low to high, uniform on a logarithmic scale; an integer between integers."""
+    if isinstance(low, int):  # an integer n represents [n, n + 1) on the log scale
+        number = int(math.exp(rng.uniform(math.log(low), math.log(high + 1))))
     else:
-        number = float(f"{math.exp(chance.uniform(math.log(low), math.log(high))):.3g}")
-    return min(max(number, low), high)  # rounding may have gone past an end
+        number = float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+    return min(max(number, low), high)  # rounding may have passed an end
 
 
-def plan(given: dict, swept: list[str], s: Settings, folder: Path, dataset: str) -> list[Run]:
-    """The runs of a sweep, each once; `dataset` serves where the command line names none."""
-    runs, datasets = {}, {}
-    for values in combinations(given, s):
-        own = {name: values[name] for name in swept}
-        data = dataset_settings(values, values.get("dataset", dataset))
-        training = {name: value for name, value in values.items() if name not in DATA}
-        training["dataset"] = (data or values).get("dataset", dataset)
-        if datasets.setdefault(training["dataset"], data) != data:
+def make_trials(values: dict, s: Settings, folder: Path, default_dataset: str) -> list[Trial]:
+    """The trials of a sweep, each once; `default_dataset` is used where `values` name none."""
+    trials, prepared = {}, {}
+    for combination in combinations(values, s):
+        swept = {name: combination[name] for name, listed in values.items() if len(listed) > 1}
+        base = combination.get("dataset", default_dataset)
+        preparing = dataset_settings(combination, base)
+        training = {name: v for name, v in combination.items() if name not in PREPARE_NAMES}
+        training["dataset"] = name = preparing.get("dataset", base)
+        if prepared.setdefault(name, preparing) != preparing:
             raise UserError(
-                f"different stories would share the dataset {training['dataset']}, which is named "
-                "after their file; rename one, or sweep prepared ones with --dataset"
+                f"different stories would share the dataset {name}, which is named after their "
+                "file; rename one, or sweep prepared ones with --dataset"
             )
-        path = folder / label(own)
-        if runs.setdefault(path, Run(path, own, training, data)).swept != own:
+        path = folder / label(swept)
+        trial = trials.setdefault(path, Trial(path, swept, training, preparing))
+        if trial.swept != swept:
             raise UserError(f"two runs would share the folder {path}; choose clearer names")
-    return list(runs.values())
+    return list(trials.values())
 
 
-def dataset_settings(values: dict, dataset: str) -> dict:
-    """What to tell prepare.py for a combination; nothing where `dataset` is as it asks for.
+def dataset_settings(combination: dict, base: str) -> dict:
+    """The settings of prepare.py for a combination; none where the dataset `base` fits it.
 
-    Raises:
-        UserError: it is not clear which stories are meant.
+    Raises UserError where it is not clear which stories are meant.
     """
-    changes = {name: value for name, value in values.items() if name in DATA}
+    changes = {name: value for name, value in combination.items() if name in PREPARE_NAMES}
     if not changes:
         return {}
     if "source" in changes:
-        if "dataset" in values:
+        if "dataset" in combination:
             raise UserError("with --source, datasets are named after it; leave out --dataset")
-        own = {name: changes.pop(name) for name in NAMED if name in changes}
-        name = prepare.Settings(**own).dataset
+        in_name = changes.keys() & {"source", "tokenizer", "vocab_size"}
+        settings = {name: changes.pop(name) for name in in_name}
+        base = prepare.Settings(**settings).dataset  # named after these three
     else:
-        meta = tokens.read_meta(tokens.dataset_folder(dataset))
+        meta = dataset.read_meta(dataset.dataset_folder(base))
         if meta is None:
             raise UserError(
-                f"{dataset} is not prepared, so {next(iter(changes))} is no change of it; prepare "
-                "it first, or say with --source (and --tokenizer) what to prepare"
+                f"{base} is not prepared, so {next(iter(changes))} cannot change it; prepare it "
+                "first, or say with --source (and --tokenizer) what to prepare"
             )
-        own, name = meta["settings"], dataset
-        changes = {name: value for name, value in changes.items() if value != own.get(name)}
+        settings = meta["settings"]
+        changes = {name: value for name, value in changes.items() if value != settings.get(name)}
         if not changes:
             return {}
-    return own | changes | {"dataset": "_".join(filter(None, (name, label(changes))))}
+    return settings | changes | {"dataset": "_".join(filter(None, (base, label(changes))))}
 
 
 def label(values: dict) -> str:
@@ -225,258 +197,182 @@ def label(values: dict) -> str:
     return "_".join(f"{name}={text}" for name, text in texts.items())
 
 
-def open_sweep(folder: Path, fixed: dict, overwrite: bool) -> None:
-    """Make a sweep's folder, or see that the sweep which is there is this one.
+def open_sweep_folder(folder: Path, fixed: dict, overwrite: bool) -> None:
+    """Make a sweep's folder; `fixed` are the settings that all runs share.
 
-    Args:
-        fixed: the settings that all runs share.
-
-    Raises:
-        UserError: the folder holds something else.
+    Raises UserError where it holds something else, or a sweep with other fixed settings.
     """
     path = folder / "sweep.json"
-    if path.exists() and not overwrite:
-        if changed := sorted({name for name, _ in read_json(path).items() ^ fixed.items()}):
+    if path.exists() and overwrite:
+        shutil.rmtree(folder)
+    elif path.exists():
+        stored = read_json(path, lambda _: True, "start over with --overwrite=True")
+        changed = [x for x in sorted(stored | fixed) if stored.get(x) != fixed.get(x)]
+        if changed:
             raise UserError(
                 f"{folder} holds a sweep with another {', '.join(changed)}; choose another --name, "
                 "or start over with --overwrite=True"
             )
         return
-    if path.exists():
-        shutil.rmtree(folder)
     elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is there and holds no sweep; choose another --name")
+        raise UserError(f"{folder} exists and is not a sweep; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(fixed, indent=2).encode())
+    write_json(path, fixed)
 
 
 # Running ------------------------------------------------------------------------------------
 
 
-class Child:
-    """Runs one script at a time, and hands on to it the signals that come.
-
-    train.py saves and ends at the first, and quits at the second.
-    """
-
-    def __init__(self, bar: tqdm):
-        self.bar = bar  # shows the script's last line
-        self.process = None
-        self.signal = 0  # the first that came
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        hangup = getattr(signal, "SIGHUP", None)  # comes when a terminal is closed
-        if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # as nohup has it
-            numbers.append(hangup)
-        for number in numbers:
-            signal.signal(number, self.hand_on)
-
-    def hand_on(self, number: int, _frame=None) -> None:
-        self.signal = self.signal or number
-        if self.process and os.name == "posix":  # on Windows, Ctrl-C reaches the script by itself
-            self.process.send_signal(number)
-
-    def run(self, script: str, settings: dict, output: Path, *configs: str) -> str | None:
-        """Run a script to its end, and append what it says to `output`.
-
-        Should this process be killed, the script ends as soon as it has something to say.
-
-        Returns:
-            None if it went well, else its last line, which says what did not.
-        """
-        options = [f"--{name}={value}" for name, value in settings.items()]
-        last = ""
-        with open(output, "a", encoding="utf-8", buffering=1) as file:
-            self.process = subprocess.Popen(
-                [sys.executable, ROOT / script, *configs, *options],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,  # or a terminal's Ctrl-C would reach it twice
-            )
-            if self.signal:  # came while it started
-                self.hand_on(self.signal)
-            for line in self.process.stdout:
-                file.write(line)
-                last = line.strip() or last
-                self.bar.set_postfix_str(last)
-            status = self.process.wait()
-        self.process = None
-        if status < 0:
-            return f"ended by signal {-status} after: {last}"
-        return last.removeprefix(f"{script}: ") if status else None
-
-
 def check_validation(datasets: set[str]) -> None:
     """Raises UserError where datasets hold different validation stories."""
     found = {}
-    for dataset in sorted(datasets):
-        if meta := tokens.read_meta(tokens.dataset_folder(dataset)):
+    for name in sorted(datasets):
+        if meta := dataset.read_meta(dataset.dataset_folder(name)):
             val = meta["splits"]["val"]
-            found[val["stories"], val["bytes"]] = dataset
+            found[val["stories"], val["bytes"]] = name
     if len(found) > 1:
         raise UserError(
-            f"{' and '.join(found.values())} hold different validation stories, so bits per byte "
-            "would not compare; source, val_source, val_fraction and clean must be the same for "
-            "all runs, and max_stories too where the source is storybook"
+            f"{' and '.join(found.values())} hold different validation stories: bits per byte do "
+            "not compare; give all runs the same source, val_source, val_fraction and clean, and "
+            "with the storybook the same max_stories"
         )
 
 
-def train_one(r: Run, configs: list[str], child: Child) -> dict:
-    """Train a run, or go on with it; its row of results."""
-    r.folder.mkdir(exist_ok=True)
-    settings = r.training
-    if (r.folder / "ckpt.pt").exists():
-        configs, settings = [], {"init_from": "resume"}
-    settings = settings | {"out_dir": r.folder}
-    error = child.run("train.py", settings, r.folder / "output.txt", *configs)
-    if error:
-        return row_of(r, error=error)
-    reached = result(r.folder)
-    if not math.isfinite(reached["val_bits_per_byte"]):
-        return row_of(r, error="the trained model's loss is not finite")
-    atomic_write(r.folder / "result.json", json.dumps(reached, indent=2).encode())
-    return row_of(r, **reached)
+def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
+    """Train a run, or resume it; its row of results."""
+    trial.folder.mkdir(exist_ok=True)
+    settings = trial.training | {"out_dir": trial.folder}
+    if (trial.folder / "ckpt.pt").exists():
+        configs, settings = [], {"init_from": "resume", "out_dir": trial.folder}
+    if error := runner.run("train.py", settings, trial.folder / "output.txt", *configs):
+        return trial.row({"error": error})
+    write_json(trial.folder / "result.json", measure(trial.folder))
+    return trial.row(read_result(trial.folder) or {"error": "the loss is not finite"})
+
+
+def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list[str]) -> int:
+    """Train what is not finished; write results.csv and the plots.
+
+    Returns:
+        the number of the signal that stopped it, or 0.
+
+    Raises:
+        UserError: the validation stories are not the same for all, or no run finished.
+    """
+    rows = [trial.row(result) for trial in trials if (result := read_result(trial.folder))]
+    finished = {row["run"] for row in rows}
+    waiting = [trial for trial in trials if trial.folder.name not in finished]
+    print_rank0(f"{len(trials)} runs in {folder}, {len(rows)} of them finished already")
+    with progress(None, "sweep", "run", total=len(trials), initial=len(rows)) as bar:
+        runner = ScriptRunner(bar)
+        errors = {}  # of prepare.py, by dataset
+        for name, settings in {t.training["dataset"]: t.preparing for t in waiting}.items():
+            if settings and not runner.signal:
+                errors[name] = runner.run("prepare.py", settings, folder / "prepare.txt")
+                print_rank0(f"dataset {name}: {errors[name] or 'ready'}")
+        check_validation({trial.training["dataset"] for trial in trials})
+        for trial in waiting:
+            if runner.signal:
+                break
+            error = errors.get(trial.training["dataset"])
+            row = trial.row({"error": error}) if error else run_trial(trial, configs, runner)
+            if runner.signal and "error" in row:  # stopped, not failed
+                break
+            rows.append(row)
+            write_results(folder / "results.csv", rows, swept)
+            outcome = f"failed: {row['error']}" if "error" in row else BRIEF.format(**row)
+            print_rank0(f"{len(rows)}/{len(trials)} {trial.folder.name}: {outcome}")
+            bar.update()
+    if rows:
+        write_results(folder / "results.csv", rows, swept)
+        print_rank0(f"\n{results_table(rows, swept)}\n")
+        for name in swept:
+            figures.plot_sweep(rows, name, folder / f"{name}.png")
+    if not runner.signal and all("error" in row for row in rows):
+        raise UserError(f"no run finished; {folder / 'results.csv'} says why")
+    return runner.signal
 
 
 # Results ------------------------------------------------------------------------------------
 
 
-def result(folder: Path) -> dict:
-    """What a run that trained to its end has reached; RESULT names the entries."""
+def measure(folder: Path) -> dict:
+    """The result of a run that trained to its end; RESULT names the entries."""
     with open(folder / "log.csv", encoding="utf-8", newline="") as file:
         evaluation = [row for row in csv.DictReader(file) if row["val_loss"]][-1]
-    state = checkpoint.load(folder / "ckpt.pt")
-    progress, shape = state["progress"], state["model_config"]
-    return {
-        "val_bits_per_byte": float(evaluation["val_bits_per_byte"]),
-        "val_loss": float(evaluation["val_loss"]),
-        "train_loss": float(evaluation["train_loss"]),
-        "step": progress["step"],
-        "tokens": progress["windows"] * shape["block_size"],
-        "minutes": round(progress["seconds"] / 60, 3),
-        "parameters": GPT(GPTConfig(**shape)).count_parameters(),
+    state = load_checkpoint(folder / "ckpt.pt")
+    train_state, config = state["progress"], GPTConfig(**state["model_config"])
+    losses = ("val_bits_per_byte", "val_loss", "train_loss")
+    return {name: float(evaluation[name]) for name in losses} | {
+        "step": train_state["step"],
+        "tokens": train_state["windows"] * config.block_size,
+        "minutes": round(train_state["seconds"] / 60, 3),
+        "parameters": GPT(config).count_parameters(),
     }
 
 
-def read_json(path: Path) -> dict:
-    """What a file of the sweep holds."""
+def read_result(folder: Path) -> dict | None:
+    """The result of a finished run; None where it is missing, damaged or not finite."""
+
+    def is_valid(result: dict) -> bool:
+        values = [result[name] for name in RESULT]
+        return all(type(value) in (int, float) and abs(value) < 1e300 for value in values)
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        again = "start over with --overwrite=True" if path.name == "sweep.json" else "delete it"
-        raise UserError(f"{path} is damaged; {again}") from None
-
-
-def row_of(r: Run, **outcome) -> dict:
-    """A run's row of results: its swept values, and what it reached or its `error`."""
-    return {"run": r.folder.name} | r.swept | outcome
-
-
-def best_first(rows: list[dict]) -> list[dict]:
-    """Rows sorted by bits per byte, runs that failed at the end."""
-    return sorted(rows, key=lambda row: row.get("val_bits_per_byte", math.inf))
-
-
-def in_words(row: dict) -> str:
-    """What came of a run."""
-    if "error" in row:
-        return f"failed: {row['error']}"
-    bits, steps, minutes = row["val_bits_per_byte"], row["step"], row["minutes"]
-    return f"{bits:.4f} bits per byte after {steps:,} steps, {minutes:.1f} minutes"
+        return read_json(folder / "result.json", is_valid, "")
+    except (FileNotFoundError, UserError):
+        return None
 
 
 def write_results(path: Path, rows: list[dict], swept: list[str]) -> None:
-    """Write results.csv."""
+    """Write results.csv, after sorting the rows by bits per byte, failed runs last."""
+    rows.sort(key=lambda row: row.get("val_bits_per_byte", math.inf))
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["run", *swept, *RESULT, "error"], lineterminator="\n")
+    names = ["run", *swept, *RESULT, "error"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     atomic_write(path, text.getvalue().encode())
 
 
-def table(rows: list[dict], swept: list[str]) -> str:
-    """The rows for a screen of 80 columns; the reasons of failures are cut to fit it."""
-    lines = [[*swept, *(heading for heading, _ in RESULT.values())]]
+def results_table(rows: list[dict], swept: list[str]) -> str:
+    """The rows for a screen of 80 columns; errors are shortened to fit."""
+    cells = [[*swept, *(heading for heading, _ in RESULT.values())]]
     for row in rows:
         results = [write(row[name]) for name, (_, write) in RESULT.items() if name in row]
-        lines.append([*(str(row[name]) for name in swept), *results])
-    widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
-    text = ["  ".join(map(str.rjust, cells, widths)) for cells in lines]
+        cells.append([*(str(row[name]) for name in swept), *results])
+    lines = right_aligned(cells)
     for i, row in enumerate(rows, 1):
         if "error" in row:
-            text[i] += "  " + textwrap.shorten(row["error"], max(25, 78 - len(text[i])))
-    return "\n".join(text)
+            lines[i] += "  " + textwrap.shorten(row["error"], max(25, 78 - len(lines[i])))
+    return "\n".join(lines)
 
 
-def work(runs: list[Run], configs: list[str], folder: Path, swept: list[str]) -> int:
-    """Train what is not finished, and keep results.csv and the pictures.
-
-    Returns:
-        the signal that stopped it, or 0.
-
-    Raises:
-        UserError: the validation stories are not the same for all, or no run finished.
-    """
-    done = [r for r in runs if (r.folder / "result.json").exists()]
-    rows = best_first([row_of(r, **read_json(r.folder / "result.json")) for r in done])
-    waiting = [r for r in runs if r not in done]
-    say(f"{len(runs)} runs in {folder}, {len(done)} of them finished already")
-    with tqdm(total=len(runs), initial=len(done), unit="run", disable=None) as bar:
-        child = Child(bar)
-        unprepared = {}  # the reasons, by dataset
-        for dataset, data in {r.training["dataset"]: r.data for r in waiting if r.data}.items():
-            if not child.signal:
-                unprepared[dataset] = child.run("prepare.py", data, folder / "prepare.txt")
-                say(f"dataset {dataset}: {unprepared[dataset] or 'ready'}")
-        check_validation({r.training["dataset"] for r in runs})
-        for r in waiting:
-            if child.signal:
-                break
-            reason = unprepared.get(r.training["dataset"])
-            row = row_of(r, error=reason) if reason else train_one(r, configs, child)
-            if child.signal and "error" in row:  # stopped, not failed
-                break
-            rows = best_first([*rows, row])
-            write_results(folder / "results.csv", rows, swept)
-            say(f"{len(rows)}/{len(runs)} {r.folder.name}: {in_words(row)}")
-            bar.update()
-    if rows:
-        write_results(folder / "results.csv", rows, swept)
-        say(f"\n{table(rows, swept)}\n")
-        for name in swept:
-            figures.draw_sweep(rows, name, folder / f"{name}.png")
-    if not child.signal and all("error" in row for row in rows):
-        raise UserError(f"no run finished; {folder / 'results.csv'} says why")
-    return child.signal
-
-
-def go_on(argv: list[str]) -> str:
-    """The command that goes on with a sweep; --overwrite would delete it."""
+def resume_command(argv: list[str]) -> str:
+    """The command that resumes a sweep; --overwrite would delete it."""
     kept = [word for word in argv if not word.startswith("--overwrite=")]
     return f"python sweep.py {shlex.join(kept)}"
 
 
 def main(argv: list[str]) -> None:
-    s, configs, given = read(argv)
-    in_files, docs = parse(train.Settings, configs)
-    if "eval_only" in in_files | given:
-        raise UserError("eval_only has no place in a sweep, which trains")
-    swept = [name for name, values in given.items() if len(values) > 1]
+    s, configs, values = parse_command_line(argv)
+    from_files = parse(train.Settings, configs)
+    if "eval_only" in from_files.overrides | values:
+        raise UserError("eval_only cannot be used in a sweep, which trains")
+    swept = [name for name, listed in values.items() if len(listed) > 1]
     if not swept:
         raise UserError("nothing is swept; give several values, as in --learning_rate=3e-4,1e-3")
-    fixed = in_files | {name: values[0] for name, values in given.items() if name not in swept}
+    fixed = from_files.overrides | {n: listed[0] for n, listed in values.items() if n not in swept}
     name = s.name or "_".join([*(Path(config).stem for config in configs), *swept])
-    folder = checkpoint.run_folder(s.out_dir) / name
-    runs = plan(given, swept, s, folder, fixed.get("dataset", train.Settings.dataset))
-    for r in runs:
-        dataset = tokens.dataset_folder(r.training["dataset"])
-        if not (r.data or (dataset / "train.bin").is_file()):
-            raise UserError(train.not_prepared(dataset, docs))
-    open_sweep(folder, fixed, s.overwrite)
-    number = work(runs, configs, folder, swept)
-    if number:
-        say(f"stopped; go on with: {go_on(argv)}")
+    folder = run_folder(s.out_dir) / name
+    trials = make_trials(values, s, folder, fixed.get("dataset", train.Settings.dataset))
+    for trial in trials:
+        data = dataset.dataset_folder(trial.training["dataset"])
+        if not (trial.preparing or (data / "train.bin").is_file()):
+            raise UserError(dataset.missing_dataset_message(data, from_files.docs))
+    open_sweep_folder(folder, fixed, s.overwrite)
+    if number := run_sweep(trials, configs, folder, swept):
+        print_rank0(f"stopped; resume with: {resume_command(argv)}")
         sys.exit(128 + number)
 
 

@@ -139,7 +139,7 @@ class TokenFile:
                 continue
             x[row, : len(ids) - 1] = ids[:-1]
             y[row, : len(ids) - 1] = ids[1:]
-            self._check_ids(ids, start)
+            self.check_ids(ids, start)
         return x, y
 
     def batches(
@@ -196,7 +196,7 @@ class TokenFile:
         """
         for start, stop in self.story_chunks(end_of_text):
             ids = np.asarray(self.ids[start:stop])
-            self._check_ids(ids, start)
+            self.check_ids(ids, start)
             stops = np.flatnonzero(ids == end_of_text) + 1
             yield from (story for story in np.split(ids, stops) if len(story))
 
@@ -212,7 +212,7 @@ class TokenFile:
         # Larger chunks leave the processor's cache: decoding takes longer.
         for first, last in self.story_chunks(tokenizer.end_of_text, 100_000, start, stop):
             ids = np.asarray(self.ids[first:last])
-            self._check_ids(ids, first)
+            self.check_ids(ids, first)
             text = tokenizer.decode_bytes(ids)
             is_end = ids == tokenizer.end_of_text
             is_end[-1] = True
@@ -220,7 +220,7 @@ class TokenFile:
             for begin, end in zip([0, *ends], ends, strict=False):
                 yield text[begin:end].decode("utf-8", errors="replace")
 
-    def _check_ids(self, ids: np.ndarray, start: int) -> None:
+    def check_ids(self, ids: np.ndarray, start: int) -> None:
         """Raises UserError if one of `ids`, which begin at position `start`, is out of range."""
         if ids.max() >= self.vocab_size:
             at = int((ids >= self.vocab_size).argmax())

@@ -137,8 +137,8 @@ class RunLog:
 
         try:
             figures.plot_run(self.folder)
-        except OSError as error:
-            print_rank0(f"cannot write {self.folder / 'loss.png'}: {error.strerror}")
+        except UserError as error:
+            print_rank0(str(error))
 
     def sizes(self) -> dict[str, int]:
         """Flush the files to the disk; their sizes in bytes."""

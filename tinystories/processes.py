@@ -1,19 +1,21 @@
-"""The processes of a run: torchrun's ranks, and the signals that stop them together."""
+"""Processes and signals: torchrun's ranks, how they stop together, scripts that are run."""
 
 import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configurator import UserError
+from configurator import ROOT, UserError
 
 RANK = int(os.environ.get("RANK", 0))  # of this process; torchrun sets these three variables
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # processes of the run
@@ -140,3 +142,53 @@ class StopSignal:
         if number:
             raise Stopped(number)
         return fraction
+
+
+class ScriptRunner:
+    """Runs one script at a time, and forwards signals to it.
+
+    train.py saves and ends at the first signal, and ends at once at the second.
+    """
+
+    def __init__(self, bar):
+        self.bar = bar  # shows the last line of the script
+        self.process = None
+        self.signal = 0  # the first one
+        for number in trapped_signals():
+            signal.signal(number, self.forward_signal)
+
+    def forward_signal(self, number: int, _frame=None) -> None:
+        self.signal = self.signal or number
+        if self.process and os.name == "posix":  # on Windows the script gets Ctrl-C itself
+            self.process.send_signal(number)
+
+    def run(self, script: str, settings: dict, output: Path, *configs: str) -> str | None:
+        """Run a script to its end, and append what it prints to the file `output`.
+
+        If this process is killed, the script ends at its next write (broken pipe).
+
+        Returns:
+            None if it succeeded, else its last line, which says why not.
+        """
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        last = ""
+        with open(output, "a", encoding="utf-8", buffering=1) as file:
+            self.process = subprocess.Popen(
+                [sys.executable, ROOT / script, *configs, *options],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # else a terminal's Ctrl-C would reach it twice
+            )
+            if self.signal:  # came while it started
+                self.forward_signal(self.signal)
+            for line in self.process.stdout:
+                file.write(line)
+                last = line.strip() or last
+                self.bar.set_postfix_str(last)
+            status = self.process.wait()
+        self.process = None
+        if status < 0:
+            return f"ended by signal {-status} after: {last}"
+        return last.removeprefix(f"{script}: ") if status else None

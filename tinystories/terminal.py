@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -66,3 +67,12 @@ def sections_table(columns: dict[str, dict[str, dict[str, str]]], label_width: i
                 row = "".join(c.get(section, {}).get(label, "").rjust(width) for c in shown)
                 lines.append(f"  {label:{label_width - 3}.{label_width - 3}} {row}")
     return "\n".join(line.rstrip() for line in lines[1:])
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: the shortest ends of the paths that differ."""
+    parts = [path.parts for path in paths]
+    depth = 1
+    while len({p[-depth:] for p in parts}) < len(set(parts)):
+        depth += 1
+    return [Path(*p[-depth:]).as_posix() for p in parts]
