@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configurator import UserError, parse, start
-from tinystories.stories.catalog import RULES
+from tinystories.stories.cleaning import RULES
 
 
 @dataclass

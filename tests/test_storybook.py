@@ -21,13 +21,19 @@ TRAITS = {name: traits for name, _, traits in THING_ROWS}
 
 
 @pytest.fixture(scope="module")
-def generated():
-    return [make_story(index) for index in range(4000)]
+def many():
+    return [make_story(index) for index in range(20_000)]
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return list(stories(20_000))
+def generated(many):
+    """Fewer of them, for the checks of their facts."""
+    return many[:4000]
+
+
+@pytest.fixture(scope="module")
+def texts(many):
+    return [story.text for story in many]
 
 
 def facts_of(story, verb):
@@ -56,7 +62,7 @@ def test_a_story_depends_only_on_seed_and_index():
     assert list(stories(5, seed=3)) == list(stories(9, seed=3))[:5]
 
 
-def test_seeds_tell_different_stories():
+def test_different_seeds_give_different_stories():
     assert not set(stories(50, seed=1)) & set(stories(50, seed=2))
 
 
@@ -90,20 +96,20 @@ def test_bytes_do_not_depend_on_the_hash_seed():
 # ------------------------------------------------------------------------------ size and variety
 
 
-def test_there_is_much_to_tell_about():
+def test_the_world_is_large():
     assert len(PLOTS) >= 12
     assert len({person.name for person in PEOPLE}) >= 40
     assert len(TRAITS) >= 60
     assert len({place.name for place in PLACES}) >= 20
 
 
-def test_every_plot_is_told_about_equally_often(generated):
+def test_every_plot_is_used_about_equally_often(generated):
     counts = Counter(story.plot for story in generated)
     assert set(counts) == {plot.__name__ for plot in PLOTS}
     assert min(counts.values()) > 0.6 * len(generated) / len(PLOTS)
 
 
-def test_almost_no_story_is_told_twice(texts):
+def test_almost_no_story_occurs_twice(texts):
     assert len(set(texts)) > 0.99 * len(texts)
 
 
@@ -283,7 +289,7 @@ def test_every_story_has_an_attempt_that_fails_for_a_reason(generated):
         assert attempts and all(fact.what and fact.to for fact in attempts), story.plot
 
 
-def test_he_and_she_fit_the_one_they_stand_for(generated):
+def test_he_and_she_fit_the_person_they_mean(generated):
     for story in generated:
         gender = {person.name: person.he for person in story.people}
         names = "|".join(sorted(map(re.escape, gender), key=len, reverse=True))
