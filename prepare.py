@@ -64,6 +64,7 @@ def main(s: Settings) -> None:
     if s.vocab_size is not None:
         largest = tokenizer.GPT2_VOCAB_SIZE if s.tokenizer == "gpt2" else tokenizer.MAX_VOCAB_SIZE
         tokenizer.check_size(s.vocab_size, largest)
+    assert s.dataset is not None  # __post_init__ gave it a name
     folder = dataset_folder(s.dataset)
     if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
         raise UserError(f"{folder} is there and holds no dataset; choose another --dataset")
@@ -119,15 +120,16 @@ def describe_inputs(s: Settings, source: Source | None) -> dict:
 def build(s: Settings, source: Source, folder: Path) -> dict:
     """Write a dataset's files into `folder`; returns the metadata of its content."""
     cleaning = write_stories(s, source, folder)
-    size = s.vocab_size
-    if s.tokenizer == "bpe":
-        tok = tokenizer.train_bpe(read_stories(folder, "train", "learning"), size)
-    elif size is not None:
-        tok = tokenizer.gpt2_top(read_stories(folder, "train", "counting"), size)
-    else:
+    if s.vocab_size is None:
         tok = tokenizer.gpt2()
-    if size is not None and tok.vocab_size < size:
-        print(f"the stories give only {tok.vocab_size:,} tokens, fewer than vocab_size={size}")
+    else:
+        make = tokenizer.train_bpe if s.tokenizer == "bpe" else tokenizer.gpt2_top
+        tok = make(read_stories(folder, "train", "building the vocabulary"), s.vocab_size)
+        if tok.vocab_size < s.vocab_size:
+            print(
+                f"the stories give only {tok.vocab_size:,} tokens, "
+                f"fewer than vocab_size={s.vocab_size}"
+            )
     tok.save(folder / "tokenizer.json")
     return {
         "source": source.origin,

@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        """/api/datasets/<repo>, .../revision/<rev>, .../tree/<rev>; /datasets/<repo>/resolve/<rev>/..."""
+        """/api/datasets/<repo>[/revision/<rev> or /tree/<rev>] and /datasets/<repo>/resolve/..."""
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")

@@ -13,6 +13,8 @@ from tinystories.stories import storybook
 from tinystories.stories.files import SEPARATOR
 from tinystories.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 STORY = "{} the {} went to the river and sat down on a warm stone. The sun came out at last."
 NAMES = ["Ann", "Bo", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kit", "Lu"]
 STORIES = [STORY.format(name, kind) for name in NAMES for kind in ("fox", "hen", "owl", "toad")]

@@ -9,9 +9,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import ROOT
 from hub_server import Hub, etag, serving
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
 TINYSTORIES = "roneneldan/TinyStories"
 INSTRUCT = "roneneldan/TinyStoriesInstruct"
 CLEAN = "karpathy/tinystories-gpt4-clean"

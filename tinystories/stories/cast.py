@@ -176,34 +176,52 @@ liked to do things the long way | {h} went to bed the long way, three times arou
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """Someone in a story: a child, an animal or an adult.
-
-    Besides the fields it has the attributes that templates use: him, his, himself, He, His, `a`
-    (kind with article), `full` (name, with the kind for animals) and `bag` (where it keeps small
-    things).
-    """
+    """Someone in a story: a child, an animal or an adult, with the words for them in templates."""
 
     name: str
     kind: str
-    he: str
+    he: str  # or "she"
     traits: frozenset[str] = frozenset()
 
-    def __post_init__(self) -> None:
-        him, his = ("him", "his") if self.he == "he" else ("her", "her")
-        animal = self.kind not in ("girl", "boy", "woman", "man")
-        parts = {
-            "him": him,
-            "his": his,
-            "himself": him + "self",
-            "a": f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}",
-            "He": self.he.title(),
-            "His": his.title(),
-            "bag": "bag" if animal else "pocket",
-            "full": f"{self.name} the {self.kind}" if "adult" not in self.traits else self.name,
-        }
-        if not animal:
-            parts["full"] = self.name
-        self.__dict__.update(parts)
+    @property
+    def him(self) -> str:
+        return "him" if self.he == "he" else "her"
+
+    @property
+    def his(self) -> str:
+        return "his" if self.he == "he" else "her"
+
+    @property
+    def himself(self) -> str:
+        return self.him + "self"
+
+    @property
+    def He(self) -> str:
+        return self.he.title()
+
+    @property
+    def His(self) -> str:
+        return self.his.title()
+
+    @property
+    def a(self) -> str:
+        """Such as "a boy" or "an otter"."""
+        return f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
+
+    @property
+    def is_animal(self) -> bool:
+        return self.kind not in ("girl", "boy", "woman", "man")
+
+    @property
+    def full(self) -> str:
+        """The name, with the kind of an animal that is no adult."""
+        named = self.is_animal and "adult" not in self.traits
+        return f"{self.name} the {self.kind}" if named else self.name
+
+    @property
+    def bag(self) -> str:
+        """Where small things are kept."""
+        return "bag" if self.is_animal else "pocket"
 
     def __str__(self) -> str:
         return self.name

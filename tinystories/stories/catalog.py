@@ -16,6 +16,7 @@ from configurator import UserError
 from tinystories.stories.cleaning import digest
 from tinystories.stories.files import find_files, read_texts, short_name
 from tinystories.stories.hub import HubDataset, Part, download, hub_texts
+from tinystories.stories.storybook import stories
 
 STORYBOOK_COUNT = 50_000  # stories, unless --max_stories is given
 
@@ -51,6 +52,7 @@ HUB = {
     ),
 }
 NAMES = (*HUB, "storybook")
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def open_source(
         val_fraction: without val_source, the fraction of stories for validation. A hash of the
             text decides, so a story stays in its split when others are added.
         text_field: column that holds the text; None: "text" or "story".
-        count: number of stories in the storybook.
+        count: number of stories in the storybook; None: 50,000.
 
     Raises:
         UserError: what the user can fix, from a misspelled path to a missing network.
@@ -109,9 +111,20 @@ def open_source(
         return _open_hub(source, revision)
     if val_source is None and not 0 < val_fraction < 1:
         raise UserError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
+    files, origin = {}, source
     if source == "storybook":
-        return _open_storybook(STORYBOOK_COUNT if count is None else count, val_fraction)
-    return _open_files(source, val_source, val_fraction, text_field)
+        count = STORYBOOK_COUNT if count is None else count
+        read, origin = partial(stories, count), f"storybook of {count:,} stories"
+    else:
+        paths = find_files(source, text_field, NAMES)
+        val_paths = paths if val_source is None else find_files(val_source, text_field, NAMES)
+        files = {"train": paths, "val": val_paths}
+        read = partial(read_texts, paths, text_field)
+    if val_source is None:
+        readers = {split: partial(_filter_split, read, val_fraction, split) for split in SPLITS}
+    else:
+        readers = {split: partial(read_texts, files[split], text_field) for split in SPLITS}
+    return Source(short_name(source), origin, None, False, files, readers)
 
 
 def _open_hub(name: str, revision: str) -> Source:
@@ -125,39 +138,9 @@ def _open_hub(name: str, revision: str) -> Source:
     return Source(name, dataset.repo, commit, dataset.instruct, files, readers)
 
 
-def _open_files(
-    source: str, val_source: str | None, val_fraction: float, text_field: str | None
-) -> Source:
-    """A source that is a path or glob."""
-    paths = find_files(source, text_field, NAMES)
-    if val_source is None:
-        files = {"train": paths, "val": paths}
-        readers = _split_by_hash(partial(read_texts, paths, text_field), val_fraction)
-    else:
-        files = {"train": paths, "val": find_files(val_source, text_field, NAMES)}
-        readers = {split: partial(read_texts, files[split], text_field) for split in files}
-    return Source(short_name(source), source, None, False, files, readers)
-
-
-def _open_storybook(count: int, val_fraction: float) -> Source:
-    """The built-in stories, generated again each time they are read."""
-    from tinystories.stories.storybook import stories
-
-    if count < 1:
-        raise UserError(f"the storybook has to have at least 1 story, not {count}")
-    readers = _split_by_hash(partial(stories, count), val_fraction)
-    return Source("storybook", f"storybook of {count:,} stories", None, False, {}, readers)
-
-
-def _split_by_hash(read: Callable[[], Iterator[str]], val_fraction: float) -> dict[str, Callable]:
-    """Readers of train and val that divide one stream by a hash of each text."""
+def _filter_split(
+    read: Callable[[], Iterator[str]], val_fraction: float, split: str
+) -> Iterator[str]:
+    """The texts of a split, where a hash of each text decides to which it belongs."""
     limit = int(val_fraction * 2**64)
-    return {
-        "train": partial(_filter_split, read, limit, False),
-        "val": partial(_filter_split, read, limit, True),
-    }
-
-
-def _filter_split(read: Callable[[], Iterator[str]], limit: int, below: bool) -> Iterator[str]:
-    """The texts whose digest is below the limit, or the others."""
-    return (text for text in read() if (digest(text) < limit) is below)
+    return (text for text in read() if (digest(text) < limit) == (split == "val"))

@@ -10,9 +10,11 @@ import difflib
 import glob
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from configurator import UserError
 
@@ -33,7 +35,7 @@ def find_files(source: str, text_field: str | None, known: Sequence[str]) -> tup
     Raises:
         UserError: there is no such file, it cannot be read, or holds no stories.
     """
-    path = _expanded(source)
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         raise UserError(f"{source} is a folder; say which files of it, as in {path / '*.txt'}")
     found = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
@@ -53,14 +55,6 @@ def find_files(source: str, text_field: str | None, known: Sequence[str]) -> tup
     return paths
 
 
-def _expanded(source: str) -> Path:
-    """A path with ~ replaced, where there is such a user."""
-    try:
-        return Path(source).expanduser()
-    except RuntimeError:
-        return Path(source)
-
-
 def _count_up_to_two(texts: Iterator[str]) -> int:
     """How many of the texts are not blank: 0, 1, or 2 for more."""
     return sum(1 for _ in itertools.islice(filter(str.strip, texts), 2))
@@ -68,7 +62,7 @@ def _count_up_to_two(texts: Iterator[str]) -> int:
 
 def short_name(source: str) -> str:
     """tales/fox.txt gives fox, tales/part-*.txt gives part, tales/*.txt gives tales."""
-    path = _expanded(source)
+    path = Path(os.path.expanduser(source))
     for part in (path.stem, *(parent.name for parent in path.absolute().parents)):
         name = re.sub(r"\W+", "_", re.sub(r"\[.*?\]|[*?]", "", part)).strip("_")
         if name:
@@ -175,7 +169,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, object]]:
             yield f"{path}, line {number:,}", _loads(line, path, number)
 
 
-def _loads(text: str, path: Path, first_line: int) -> object:
+def _loads(text: str, path: Path, first_line: int) -> Any:
     """Parse JSON that begins in a given line of a file."""
     try:
         return json.loads(text)

@@ -3,7 +3,7 @@
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -41,36 +41,32 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
     Raises:
         UserError: the files cannot be downloaded, or are incomplete or damaged.
     """
-    commit, files = revision, {}
+    from huggingface_hub import snapshot_download
+
+    repo, commit, files = dataset.repo, revision, {}
     for split, part in dataset.splits.items():
         for pattern in part.patterns:
-            folder = _snapshot(dataset.repo, commit, pattern)
+            which = {"repo_type": "dataset", "revision": commit, "allow_patterns": pattern}
+            with _translate_hub_errors(repo, revision):
+                folder = Path(snapshot_download(repo, **which))
             commit = folder.name
             names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
             files[split] = tuple(folder / name for name in sorted(fnmatch.filter(names, pattern)))
             if files[split]:
                 break
-        _check_complete(dataset.repo, commit, part.patterns[0], files[split])
+        shards = [int(n) for path in files[split] for n in re.findall(r"-of-(\d+)", path.name)]
+        if len(files[split]) < max(shards, default=1):
+            raise UserError(
+                f"{repo} at {commit[:8]} lacks files like {part.patterns[0]} (there are "
+                f"{len(files[split])}); connect to the network to complete the cache, or choose "
+                "another --revision"
+            )
+    _check_undamaged({path for paths in files.values() for path in paths})
     return commit, files
 
 
-def _snapshot(repo: str, revision: str, pattern: str) -> Path:
-    """The folder in the cache that holds a repository's files which match the pattern."""
-    from huggingface_hub import snapshot_download
-
-    which = {"repo_type": "dataset", "revision": revision, "allow_patterns": pattern}
-    with _translate_hub_errors(repo, revision):
-        return Path(snapshot_download(repo, **which))
-
-
-def _check_complete(repo: str, commit: str, pattern: str, paths: tuple[Path, ...]) -> None:
-    """Raise UserError if files are missing or damaged; the client looks at neither in its cache."""
-    shards = [int(number) for path in paths for number in re.findall(r"-of-(\d+)", path.name)]
-    if len(paths) < max(shards, default=1):
-        raise UserError(
-            f"{repo} at {commit[:8]} lacks files like {pattern} (there are {len(paths)}); "
-            "connect to the network to complete the cache, or choose another --revision"
-        )
+def _check_undamaged(paths: Iterable[Path]) -> None:
+    """Raise UserError if a file in the cache has changed, which the hub's client does not check."""
     for path in paths:
         blob = path.resolve()  # large files are stored under their sha256
         if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:

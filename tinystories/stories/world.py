@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinystories.stories.cast import (
     ADULTS,
@@ -92,7 +92,7 @@ class World:
         self.mood: dict[Person, str] = {}
         self.moved: dict[Person, int] = {}  # how many facts there were when a mood changed
         self.broken: set[Thing] = set()
-        self.roles: dict[str, object] = {"later": "That evening"}
+        self.roles: dict[str, Any] = {"later": "That evening"}
         self.people: list[Person] = []
         self.things: list[Thing] = []
         self.facts: list[Fact] = []
