@@ -93,7 +93,7 @@ from tinystories import dataset as tokens
 from tinystories import device, tokenizer
 from tinystories import generate as storyteller
 from tinystories import log as logbook
-from tinystories.stories import catalog as corpus
+from tinystories.stories import files as corpus
 from tinystories.stories import storybook
 
 CPU = torch.device("cpu")

@@ -41,7 +41,7 @@ command_line = configure(Settings)  # answers --help and mistakes before the slo
 import numpy as np
 
 from tinystories import dataset, figures
-from tinystories.stories.catalog import RULES
+from tinystories.stories.cleaning import RULES
 from tinystories.terminal import log_stderr, progress
 from tinystories.tokenizer import Tokenizer, train_bpe
 

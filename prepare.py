@@ -1,7 +1,7 @@
 """Turn stories into token files for training: data/<dataset>/.
 
     python prepare.py                                     GPT-2's vocabulary
-    python prepare.py --tokenizer=bpe --vocab_size=4096   a learned vocabulary
+    python prepare.py --tokenizer=bpe --vocab_size=4096   a trained vocabulary
     python prepare.py --source='mine/*.txt'               stories of your own
     python prepare.py --source=storybook --tokenizer=bpe  built in, no network
 
@@ -11,88 +11,68 @@ Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean
 """
 
 import json
-import os
 import shutil
-import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configurator import ROOT, UserError, parse, start
-from tinystories.stories.catalog import (
-    HUB,
-    RULES,
-    Source,
-    clean_story,
-    digest,
-    open_source,
-    short_name,
-)
+from configurator import ROOT, RangedSettings, UserError, configure, start
+from tinystories.ranges import Count, Name
+from tinystories.stories.files import short_name
 
 
 @dataclass
-class Settings:
+class Settings(RangedSettings):
     # Stories
-    source: str = "tinystories"  # a name or a path; see above
-    revision: str = "main"  # branch, tag or commit on the hub; the commit is recorded
-    val_source: str | None = None  # validation stories, where the source is your own files
-    val_fraction: float = 0.01  # without val_source, the share that is kept for validation
-    text_field: str | None = None  # the column that holds the text; None: text or story
-    max_stories: int | None = None  # at most so many training stories
-    clean: bool = True  # repair what is garbled, drop what is no story
+    source: Name = "tinystories"  # a name or a path; see above
+    revision: Name = "main"  # branch, tag or commit on the hub
+    val_source: str | None = None  # validation stories, for files of your own
+    val_fraction: float = 0.01  # without val_source, share for validation
+    text_field: str | None = None  # column of the text; None: text or story
+    max_stories: Count | None = None  # limit of training stories
+    clean: bool = True  # fix text, drop broken or duplicate stories
     # Vocabulary
-    tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # GPT-2's, or one learned from the stories
-    vocab_size: int | None = None  # None: all of GPT-2's, or 4,096 learned ones
+    tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # GPT-2's, or trained on the stories
+    vocab_size: int | None = None  # None: all of GPT-2's, or 4096 for bpe
     # Result
-    dataset: str | None = None  # folder under data/; None: named after source and vocabulary
-    overwrite: bool = False  # replace a dataset that was prepared with other settings
+    dataset: Name | None = None  # folder in data/; None: by source and vocabulary
+    overwrite: bool = False  # replace a dataset with other settings
 
     def __post_init__(self):
-        if self.dataset == "" or not self.source:
-            raise UserError("source and dataset must not be empty")
-        if self.max_stories is not None and self.max_stories < 1:
-            raise UserError(f"max_stories is {self.max_stories}; it must be at least 1")
+        super().__post_init__()
         if self.tokenizer == "bpe" and self.vocab_size is None:
             self.vocab_size = 4096
         if self.dataset is None:
-            vocabulary = {"bpe": f"_bpe{self.vocab_size}", "gpt2": f"_gpt2_{self.vocab_size}"}
-            self.dataset = short_name(self.source)
-            self.dataset += "" if self.vocab_size is None else vocabulary[self.tokenizer]
+            kind = {"bpe": "_bpe", "gpt2": "_gpt2_"}[self.tokenizer]
+            suffix = "" if self.vocab_size is None else f"{kind}{self.vocab_size}"
+            self.dataset = short_name(self.source) + suffix
 
 
-if __name__ == "__main__":  # --help and mistakes answer before the slow imports
-    start(parse, Settings, sys.argv[1:])
+command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
-from tqdm import tqdm
-
-from tinystories import dataset as tokens
 from tinystories import tokenizer
+from tinystories.dataset import SPLITS, SplitWriter, dataset_folder, read_meta, write_meta
 from tinystories.files import replace_folder
+from tinystories.stories.catalog import HUB, Source, open_source
+from tinystories.stories.cleaning import RULES, cleaned
+from tinystories.terminal import progress
 
 
-def main(argv: list[str]) -> None:
-    s = parse(Settings, argv).settings
+def main(s: Settings) -> None:
     if s.vocab_size is not None:
         largest = tokenizer.GPT2_VOCAB_SIZE if s.tokenizer == "gpt2" else tokenizer.MAX_VOCAB_SIZE
         tokenizer.check_size(s.vocab_size, largest)
-    folder = tokens.dataset_folder(s.dataset)
+    assert s.dataset is not None  # __post_init__ gave it a name
+    folder = dataset_folder(s.dataset)
     if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
         raise UserError(f"{folder} is there and holds no dataset; choose another --dataset")
-    settings = {k: v for k, v in vars(s).items() if k not in ("dataset", "overwrite")}
-    source = None if s.source in HUB else open_stories(s)  # the hub is asked only when it has to be
-    files = (
-        [path for split in tokens.SPLITS for path in source.files.get(split, ())] if source else []
-    )
-    wanted = {
-        "settings": settings,
-        "files": [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files],
-    }
+    source = None if s.source in HUB else open_stories(s)  # the hub only when it has to be
+    inputs = describe_inputs(s, source)
     if folder.exists() and not s.overwrite:
-        meta = tokens.read_meta(folder)
-        if not meta or wanted != {name: meta.get(name) for name in wanted}:
+        meta = read_meta(folder)
+        if not meta or inputs != {name: meta.get(name) for name in inputs}:
             raise UserError(
                 f"{folder} is there already, prepared with other settings or from files that have "
                 "changed; replace it with --overwrite=True, or choose another --dataset"
@@ -100,18 +80,19 @@ def main(argv: list[str]) -> None:
         print(f"{s.dataset} is already prepared, with these settings: {summary(meta)}")
         return
     if s.tokenizer == "gpt2":
-        tokenizer.gpt2()  # better to miss it now than after an hour of cleaning
-    source = source or open_stories(s)
-    building = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+        tokenizer.gpt2()  # if it is missing, say so now and not after an hour of cleaning
+    temp_folder = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temp_folder, ignore_errors=True)
+    temp_folder.mkdir(parents=True)
     try:
-        meta = build(s, source, building) | wanted
-        tokens.write_meta(building, meta)
-        replace_folder(building, folder)
+        meta = build(s, source or open_stories(s), temp_folder) | inputs
+        write_meta(temp_folder, meta)
+        replace_folder(temp_folder, folder)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-    report(meta)
+        shutil.rmtree(temp_folder, ignore_errors=True)
+    for split, rules in meta["cleaning"].items():
+        for rule, count in rules.items():
+            print(f"  {split:5} {count:9,}  {rule}: {RULES[rule]}")
     print(f"prepared {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}:")
     print(f"  {summary(meta)}")
 
@@ -128,144 +109,95 @@ def open_stories(s: Settings) -> Source:
     )
 
 
+def describe_inputs(s: Settings, source: Source | None) -> dict:
+    """What decides the content of a dataset: the settings, and the sizes and times of files."""
+    settings = {k: v for k, v in vars(s).items() if k not in ("dataset", "overwrite")}
+    paths = [path for split in SPLITS for path in source.files.get(split, ())] if source else []
+    files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+    return {"settings": settings, "files": files}
+
+
 def build(s: Settings, source: Source, folder: Path) -> dict:
-    """Write a dataset's files into `folder`; what meta.json says of it."""
-    cleaning = write_clean(s, source, folder)
-    size = s.vocab_size
-    if s.tokenizer == "bpe":
-        words = tokenizer.train_bpe(progress(read_clean(folder, "train"), "learning"), size)
-    elif size is not None:
-        words = tokenizer.gpt2_top(progress(read_clean(folder, "train"), "counting"), size)
+    """Write a dataset's files into `folder`; returns the metadata of its content."""
+    cleaning = write_stories(s, source, folder)
+    if s.vocab_size is None:
+        tok = tokenizer.gpt2()
     else:
-        words = tokenizer.gpt2()
-    if size is not None and words.vocab_size < size:
-        print(f"the stories yield a vocabulary of only {words.vocab_size:,} ids, not {size:,}")
-    words.save(folder / "tokenizer.json")
-    splits = {split: write_tokens(words, folder, split) for split in tokens.SPLITS}
+        make = tokenizer.train_bpe if s.tokenizer == "bpe" else tokenizer.gpt2_top
+        tok = make(read_stories(folder, "train", "building the vocabulary"), s.vocab_size)
+        if tok.vocab_size < s.vocab_size:
+            print(
+                f"the stories give only {tok.vocab_size:,} tokens, "
+                f"fewer than vocab_size={s.vocab_size}"
+            )
+    tok.save(folder / "tokenizer.json")
     return {
         "source": source.origin,
         "revision": source.revision,
-        "tokenizer": {
-            "kind": words.kind,
-            "vocab_size": words.vocab_size,
-            "end_of_text": words.end_of_text,
-        },
-        "splits": splits,
+        "tokenizer": {name: getattr(tok, name) for name in ("kind", "vocab_size", "end_of_text")},
+        "splits": {split: write_tokens(tok, folder, split) for split in SPLITS},
         "cleaning": cleaning,
     }
 
 
-def write_clean(s: Settings, source: Source, folder: Path) -> dict[str, dict[str, int]]:
-    """Go once through the source, and keep its cleaned stories in a file a split.
+def write_stories(s: Settings, source: Source, folder: Path) -> dict[str, dict[str, int]]:
+    """Clean the stories of a source once, into a temporary file per split.
 
-    The stories are needed twice where a vocabulary is learned, and some sources are slow.
+    They are read twice where a vocabulary is trained, and some sources are slow.
 
     Returns:
         how often each cleaning rule applied, by split.
     """
-    counts = {}
-    in_validation = set()
-    for split in reversed(tokens.SPLITS):  # validation first: train is held against it
-        rules = Counter()
+    applied = {}
+    val_keys = set()
+    for split in reversed(SPLITS):  # validation first, since its stories are excluded from train
+        counts = Counter()
         stories = source.stories(split)
         if s.clean:
-            seen = in_validation if split == "val" else set()
-            against = in_validation if split == "train" else set()
-            stories = cleaned(stories, split, source.instruct, rules, seen, against)
-        kept = 0
+            stories = cleaned(stories, split, source.instruct, val_keys, counts)
+        num_kept = 0
         with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
-            for story in progress(stories, f"{'cleaning' if s.clean else 'reading'} {split}"):
+            for story in progress(stories, f"reading {split}", " stories"):
                 file.write(json.dumps(story) + "\n")
-                kept += 1
-                if split == "train" and kept == s.max_stories:
+                num_kept += 1
+                if split == "train" and num_kept == s.max_stories:
                     break
-        if not kept:
+        if not num_kept:
             raise UserError(f"{source.origin}: no {split} story is left after cleaning")
-        counts[split] = {rule: rules[rule] for rule in RULES if rules[rule]}
-    return counts
+        applied[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
+    return applied
 
 
-def cleaned(
-    stories: Iterable[str], split: str, instruct: bool, rules: Counter, seen: set, against: set
-) -> Iterator[str]:
-    """The stories that cleaning leaves.
-
-    Args:
-        rules: counts how often each rule applied.
-        seen: collects the digests of the stories that pass.
-        against: digests of stories that must not come again.
-    """
-    for text in stories:
-        story, applied = clean_story(text, repair_only=split == "val", instruct=instruct)
-        rules.update(applied)
-        if story is None:
-            continue
-        mark = digest(story)
-        if split == "train" and (mark in seen or mark in against):
-            rules["duplicate" if mark in seen else "in_validation"] += 1
-            continue
-        seen.add(mark)
-        yield story
-
-
-def read_clean(folder: Path, split: str) -> Iterator[str]:
-    """The stories that `write_clean` kept."""
+def read_stories(folder: Path, split: str, desc: str) -> Iterator[str]:
+    """The stories that `write_stories` kept, with a progress bar."""
     with open(folder / f"{split}.jsonl", encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        yield from progress(map(json.loads, file), desc, " stories")
 
 
-def write_tokens(words: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
-    """Tokenise the stories of a split on all cores; its entry in meta.json."""
+def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
+    """Tokenize the stories of a split on all cores; returns its entry in meta.json."""
 
     def encode(batch: list[str]):
         text_bytes = sum(len(story.encode(errors="replace")) for story in batch)
-        return words.encode_stories(batch), len(batch), text_bytes
+        return tok.encode_stories(batch), len(batch), text_bytes
 
-    batches = tokenizer.batches(progress(read_clean(folder, split), f"tokenising {split}"))
-    with tokens.SplitWriter(folder / f"{split}.bin") as writer:
-        for ids, stories, text_bytes in in_order(encode, batches):
+    batches = tokenizer.batches(read_stories(folder, split, f"tokenizing {split}"))
+    with SplitWriter(folder / f"{split}.bin") as writer:
+        for ids, stories, text_bytes in tokenizer.parallel_map(encode, batches):
             writer.write(ids, stories, text_bytes)
     (folder / f"{split}.jsonl").unlink()
     return writer.metadata()
 
 
-def in_order(function: Callable, items: Iterable) -> Iterator:
-    """Like map, on all cores; holds only a few items at a time.
-
-    Threads serve as well as processes here: the tokenizer works outside Python's global lock.
-    """
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def progress(stories: Iterable[str], what: str) -> Iterable[str]:
-    """The stories, with a progress bar."""
-    return tqdm(stories, desc=what, unit=" stories", disable=None, mininterval=0.5)
-
-
-def report(meta: dict) -> None:
-    """Print what cleaning did."""
-    for split, rules in meta["cleaning"].items():
-        for rule, count in rules.items():
-            print(f"  {split:5} {count:9,}  {rule}: {RULES[rule]}")
-
-
 def summary(meta: dict) -> str:
     """A dataset in one line."""
     parts = []
-    for split in tokens.SPLITS:
-        of = meta["splits"][split]
-        parts.append(f"{split} {of['stories']:,} stories, {of['tokens']:,} tokens")
+    for split in SPLITS:
+        counts = meta["splits"][split]
+        parts.append(f"{split} {counts['stories']:,} stories, {counts['tokens']:,} tokens")
     train = meta["splits"]["train"]
-    return "; ".join(parts) + f"; {train['bytes'] / train['tokens']:.2f} bytes a token"
+    return "; ".join(parts) + f"; {train['bytes'] / train['tokens']:.2f} bytes per token"
 
 
 if __name__ == "__main__":
-    start(main, sys.argv[1:])
+    start(main, command_line.settings)

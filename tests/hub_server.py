@@ -1,4 +1,4 @@
-"""A small hub on this machine: it serves data set repositories over HTTP as the real one does.
+"""A small hub on this machine: it serves dataset repositories over HTTP as the real one does.
 
     with serving({"owner/name": {"data/train.txt": b"..."}}) as hub:
         ... HF_ENDPOINT=hub.url ...
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        """/api/datasets/<owner>/<name>[/revision/<rev>], or /datasets/.../resolve/<rev>/<file>."""
+        """/api/datasets/<repo>[/revision/<rev> or /tree/<rev>] and /datasets/<repo>/resolve/..."""
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in (BRANCH, self.hub.commit(repo)):
             return self.refuse(404, "RevisionNotFound")
         if api:
-            return self.send_info(repo)
+            return self.send_tree(repo) if rest[:1] == ["tree"] else self.send_info(repo)
         if self.hub.gated:
             return self.refuse(401, "GatedRepo")
         body = self.hub.repos[repo].get("/".join(rest[2:]))
@@ -97,17 +97,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_info(self, repo: str) -> None:
-        files = self.hub.repos[repo]
-        info = {
-            "id": repo,
-            "sha": self.hub.commit(repo),
-            "private": False,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-            "siblings": [{"rfilename": name, "size": len(body)} for name, body in files.items()],
-        }
-        body = json.dumps(info).encode()
+        info = {"id": repo, "sha": self.hub.commit(repo), "private": False, "tags": []}
+        self.send_json(info | {"downloads": 0, "likes": 0})
+
+    def send_tree(self, repo: str) -> None:
+        files = self.hub.repos[repo].items()
+        self.send_json(
+            [{"type": "file", "path": n, "size": len(b), "oid": etag(b)} for n, b in files]
+        )
+
+    def send_json(self, value: object) -> None:
+        body = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, command, complaint
 
-from tinystories.stories import catalog as corpus
 from tinystories.stories import storybook
+from tinystories.stories.files import SEPARATOR
 from tinystories.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.slow
 
 STORY = "{} the {} went to the river and sat down on a warm stone. The sun came out at last."
 NAMES = ["Ann", "Bo", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kit", "Lu"]
@@ -101,7 +103,7 @@ def test_max_stories_limits_the_training_stories_that_are_kept(tmp_path):
     assert stories_in(tmp_path / "data", "train") == STORIES[:7]
 
 
-def test_a_story_stays_on_its_side_when_others_are_added(tmp_path):
+def test_a_story_stays_in_its_split_when_others_are_added(tmp_path):
     sides = []
     for count in (30, 48):
         folder = tmp_path / str(count)
@@ -135,7 +137,7 @@ def test_a_vocabulary_that_the_stories_do_not_fill_says_its_real_size(tmp_path):
     done = prepare(tmp_path / "data", source, "--val_fraction=0.3", "--vocab_size=5000")
     size = meta(tmp_path / "data")["tokenizer"]["vocab_size"]
     assert 257 < size < 5000
-    assert f"a vocabulary of only {size:,} ids, not 5,000" in done.stdout
+    assert f"only {size:,} tokens, fewer than vocab_size=5000" in done.stdout
 
 
 def test_interrupted_it_leaves_no_half_made_dataset(tmp_path):
@@ -145,8 +147,8 @@ def test_interrupted_it_leaves_no_half_made_dataset(tmp_path):
         # A job in the background ignores Ctrl-C unless it asks for it.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        f"argv = ['--source=storybook', '--dataset={folder}', '--tokenizer=bpe']\n"
-        "configurator.run(lambda _: prepare.main(argv))\n"
+        f"s = prepare.Settings(source='storybook', dataset='{folder}', tokenizer='bpe')\n"
+        "configurator.start(prepare.main, s)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
     assert done.returncode == 130
@@ -160,11 +162,10 @@ def peak_memory(folder, stories: int) -> int:
     day = day[: day.rindex(".", 0, 500) + 1]
     with open(folder / "mine.txt", "w", encoding="utf-8") as file:
         for number in range(stories):
-            file.write(f"Day {' '.join(str(number))}: {day}{corpus.SEPARATOR}")  # few words
+            file.write(f"Day {' '.join(str(number))}: {day}{SEPARATOR}")  # few words
     program = (
         "import resource, sys, configurator, prepare\n"
-        "sys.argv[0] = 'prepare.py'\n"
-        "configurator.run(prepare.main)\n"
+        "prepare.main(configurator.parse(prepare.Settings, sys.argv[1:]).settings)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     options = f"--source={folder / 'mine.txt'} --dataset={folder / 'data'} --tokenizer=bpe"
@@ -178,8 +179,8 @@ def peak_memory(folder, stories: int) -> int:
     return 1024 * int(done.stdout.split()[-1])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux tells it")
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes only on Linux")
 def test_five_times_the_stories_take_hardly_more_memory(tmp_path):
     few, many = (peak_memory(tmp_path / str(n), n) for n in (20_000, 100_000))
-    # 80,000 stories are 40 MB of text; what grows is a digest for each, and buffers.
+    # 80,000 stories are 40 MB of text; only their digests and some buffers may grow.
     assert many - few < 15e6

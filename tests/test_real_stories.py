@@ -11,7 +11,8 @@ from test_train import log
 from tinystories import device
 from tinystories.generate import collect_stories, generate_stories
 from tinystories.run import load_model
-from tinystories.stories.catalog import clean_story, open_source
+from tinystories.stories.catalog import open_source
+from tinystories.stories.cleaning import clean_story
 
 GPT2 = pytest.mark.skipif(
     "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"

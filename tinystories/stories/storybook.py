@@ -1,622 +1,42 @@
-"""A storybook without end: short children's stories told by a small world, from a seed.
+"""The storybook: short children's stories generated from templates, as many as wanted.
 
-How a story comes about: `tell` seeds a random stream, opens an empty `World` and hands it to
-one of the PLOTS. A plot reads like an outline: it casts people, a place and things, and then
-goes from beat to beat. In each beat it first changes the world with a verb (`give`, `lose`,
-`take`, `feel`, ...) and then says so with one of several phrasings. A verb refuses what cannot
-be (giving what one does not hold, speaking when one has left), so a plot that contradicts
-itself never gets as far as a reader. Every verb also leaves a `Fact` for the tests to check.
+    for text in stories(50_000):    # the same ones every time; another seed gives others
+        ...
 
-Phrasings are templates: `{h}` is whoever plays the role h, `{h.his}` a pronoun, `{t.a}` the
-thing with its article, and `[ran|walked]` picks one. An attempt, "{h} jumped -> it was too
-high", names what was done and why that failed.
+`make_story` opens an empty `World` and gives it to one of the PLOTS, a function of this file. A
+plot is an outline: it chooses people, a place and things, and then goes through the events. For
+each event it first changes the world with a verb, which raises an error for what is impossible,
+and then writes one of several sentences. A new plot is a function here and a line in PLOTS.
 
-Only `random.Random(str)` and its `random()` are used; Python keeps both streams stable.
+All random choices use `random.Random(str)` and its `random()`, which Python keeps stable.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
 
-# ---------------------------------------------------------------- the people, things and places
-
-GIRLS = "Lily Mia Anna Rosa Nora Ella Zoe Ruby Maya Ivy Lucy Sara"
-BOYS = "Tom Ben Max Leo Sam Jack Finn Omar Noah Theo Adam Luca"
-
-# name | kind | pronoun | what it can do, what it eats, where it lives
-# (lead: may be the hero of a story)
-ANIMALS = """
-Pip    | mouse    | he  | lead tiny plants woods farm
-Midge  | mouse    | she | tiny plants woods farm town
-Dot    | duck     | she | lead swims flies water farm
-Olly   | otter    | he  | lead swims water
-Hop    | frog     | he  | lead swims tiny water
-Tilly  | turtle   | she | lead swims water
-Hazel  | squirrel | she | lead climbs plants woods town
-Bruno  | bear     | he  | strong plants woods
-Clover | rabbit   | she | lead plants woods farm
-Rex    | dog      | he  | digs town farm
-Misty  | cat      | she | climbs town farm
-Gus    | goat     | he  | lead plants stuck farm
-Daisy  | cow      | she | strong plants stuck farm
-Star   | pony     | he  | strong plants stuck farm
-Bella  | sheep    | she | plants stuck farm
-Percy  | pig      | he  | lead plants stuck farm
-Jet    | crow     | he  | flies town woods farm
-Peep   | sparrow  | she | flies town woods farm
-Spike  | hedgehog | he  | lead plants woods town
-Milo   | mole     | he  | lead digs woods
-Ruddy  | fox      | he  | lead woods
-Fern   | deer     | she | plants woods
-Pearl  | swan     | she | swims flies water
-Chip   | beaver   | he  | lead swims water
-Bram   | badger   | he  | lead digs woods
-"""
-
-# The grown-ups of the children, then those of the animals.
-GROWN_UPS = """
-Mom        | woman  | she | people bakes grows tall
-Dad        | man    | he  | people mends bakes tall
-Grandma    | woman  | she | people bakes grows
-Grandpa    | man    | he  | people mends grows
-Aunt May   | woman  | she | people mends bakes tall
-Uncle Bob  | man    | he  | people mends tall
-Miss Reed  | woman  | she | people bakes grows tall
-Farmer Joe | man    | he  | people mends grows tall
-Old Owl    | owl    | he  | animals flies grows
-Mama Bear  | bear   | she | animals bakes grows
-Papa Otter | otter  | he  | animals mends
-Granny Goat| goat   | she | animals bakes grows mends
-"""
-
-# name | looks (one is chosen and stays) | what it is like. small: fits a pocket; light: the
-# wind can take it; shiny: a crow may like it; halves: can be eaten by two.
-THINGS = """
-ball         | red blue green yellow   | toy floats pair rolls
-kite         | red blue yellow purple  | toy light high
-balloon      | red blue green orange   | light
-paper plane  | white yellow green      | toy light high
-ribbon       | pink red blue           | small light
-scarf        | red blue green          | light wear
-straw hat    | yellow brown            | light wear
-cap          | red blue green          | light wear pair
-paper boat   | white blue red          | toy floats
-toy boat     | red blue yellow         | toy floats breaks pair
-toy ship     | white brown             | toy floats breaks
-rubber duck  | yellow                  | toy floats
-wooden fish  | blue green              | toy floats
-bucket       | red blue green          | tool floats pair
-toy car      | red blue green          | toy small breaks rolls pair
-toy train    | red green black         | toy breaks rolls pair
-toy horse    | brown white black       | toy breaks pair
-toy robot    | silver blue             | toy breaks pair
-drum         | red blue                | toy breaks pair
-doll         | little tiny             | toy breaks pair
-teddy bear   | brown white             | toy pair soft
-wagon        | red blue                | toy rolls pair
-puppet       | red green yellow        | toy breaks pair
-music box    | silver blue             | toy breaks
-cup          | blue white yellow       | tool breaks
-teapot       | blue white              | tool breaks
-bowl         | yellow blue             | tool breaks
-vase         | green white             | breaks
-lamp         | green yellow            | tool breaks
-clock        | blue white              | tool breaks
-marble       | green blue red          | toy small shiny rolls
-coin         | gold silver             | small shiny
-key          | gold silver             | small shiny tool
-ring         | gold silver             | small shiny wear
-bell         | gold silver             | small shiny
-button       | gold silver             | small shiny
-spoon        | silver gold             | small shiny tool
-whistle      | silver gold             | small shiny toy
-star pin     | gold silver             | small shiny wear
-shell        | pink white              | small
-feather      | white blue              | small light
-stone        | round smooth            | small
-acorn        | round brown             | small
-mitten       | red blue green          | small wear soft
-top          | red yellow              | toy small
-brush        | yellow blue             | tool small
-crayon       | red blue green          | tool small
-book         | blue green red          | pair
-rope         | long yellow             | toy pair
-blanket      | blue green              | soft
-puzzle       | new big                 | toy pair
-apple        | red green yellow        | food plant halves
-pear         | green yellow            | food plant halves
-carrot       | big orange              | food plant halves
-plum         | purple big              | food plant halves
-banana       | yellow big              | food plant halves
-bun          | warm brown              | food plant halves
-peach        | soft big                | food plant halves
-cake         | big round               | food baked
-pie          | big round               | food baked
-loaf         | big brown               | food baked
-pancake      | big round               | food baked
-muffin       | big brown               | food baked
-pumpkin      | big orange              | heavy rolls
-melon        | big green               | heavy rolls
-barrel       | big brown               | heavy rolls
-snowball     | big white               | heavy rolls cold
-log          | long brown              | heavy rolls
-"""
-
-# name | preposition | what it is like | spots for small things | high spot | water
-PLACES = """
-park       | in | out town | under bench; behind fountain; in tall grass | oak tree |
-garden     | in | out home town wild soil | under bush; between beans; behind shed | apple tree |
-yard       | in | out home town soil | under steps; behind fence; in sandbox | roof |
-playground | on | out town | under slide; beside swing; in sandbox | old tree |
-kitchen    | in | home | under table; behind stove; beside sink |  |
-bedroom    | in | home | under bed; behind curtain; inside toy box |  |
-attic      | in | home | behind old trunk; under dusty chair; beside ladder |  |
-library    | in | room | under desk; behind tall shelf; beside globe |  |
-classroom  | in | room | under desk; behind door; beside fish tank |  |
-bakery     | in | room | under counter; behind flour sack; beside oven |  |
-market     | at | out town | under fruit cart; behind barrel; beside well | church roof |
-beach      | on | out | under beach chair; between rocks; behind sand castle |  | sea
-harbor     | at | out | under net; behind crate; beside old boat |  | sea
-forest     | in | out woods wild | under fern; between roots; behind tree stump | pine tree |
-meadow     | in | out woods farm wild soil | in clover; under bush; behind gray rock | birch tree |
-hill       | on | out woods wild soil | under bush; between rocks; in tall grass | lonely tree |
-farm       | on | out farm wild soil | behind gate; under cart; in hay | barn roof |
-barn       | in | farm wild | in hay; under ladder; behind milk can |  |
-orchard    | in | out farm woods wild soil | under basket; in grass; behind ladder | cherry tree |
-pond       | by | out water wild | in reeds; under willow; behind gray rock | willow tree | pond
-river      | by | out water wild | under bridge; between rocks; in reeds |  | river
-lake       | by | out water wild | under old boat; in reeds; behind log |  | lake
-"""
-
-# What the hero always did, and what came of it at the end of the story.
-QUIRKS = """
-made up songs about soup | {h} made up a new song about soup. It was a very long song.
-talked to stones | {h} told a stone the whole story. It was a very good listener.
-counted everything twice | {h} counted {h.his} toes twice. They were all there.
-asked a hundred questions a day | {h} had only one question left: what was for dinner?
-hopped on one leg to think better | {h} hopped on one leg, just to think about it all again.
-talked to snails | {h} told a snail all about it. The snail was late for dinner.
-liked to walk backward | {h} walked backward all the way to bed.
-laughed at {h.his} own jokes | {h} made a joke about it and laughed before it was over.
-waved at every bird | {h} waved at a bird, and the bird almost waved back.
-had a name for every cloud | {h} saw a round little cloud and named it Potato.
-could yawn like a lion | {h} yawned like a lion, and then it was very quiet.
-liked to smell things before looking at them | {h} said that the day had smelled of luck.
-said good night to the moon | {h} wished the moon good night, and a good dinner, too.
-liked to do things the long way | {h} went to bed the long way, three times around the table.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class Person:
-    """Someone in a story: a child, an animal or a grown-up.
-
-    Beside the fields there is what templates ask for: him, his, himself, He, His, `a` (kind with
-    article), `full` (name, and kind if it has to be told) and `bag` (what small things are in).
-    """
-
-    name: str
-    kind: str
-    he: str
-    traits: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        him, his = ("him", "his") if self.he == "he" else ("her", "her")
-        animal = self.kind not in ("girl", "boy", "woman", "man")
-        parts = {
-            "him": him,
-            "his": his,
-            "himself": him + "self",
-            "a": f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}",
-            "He": self.he.title(),
-            "His": his.title(),
-            "bag": "bag" if animal else "pocket",
-            "full": f"{self.name} the {self.kind}" if "elder" not in self.traits else self.name,
-        }
-        if not animal:
-            parts["full"] = self.name
-        self.__dict__.update(parts)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True, eq=False)
-class Thing:
-    """Something that can be held; its look is part of it and stays."""
-
-    name: str
-    look: str
-    traits: frozenset[str]
-
-    def __str__(self) -> str:
-        return f"{self.look} {self.name}"
-
-    @property
-    def a(self) -> str:
-        """The thing with its article, as when it is first met."""
-        return f"{'an' if self.look[0] in 'aeiou' else 'a'} {self}"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a scene plays."""
-
-    name: str
-    preposition: str
-    traits: frozenset[str]
-    spots: tuple[str, ...]
-    high: str
-    water: str
-
-    def __str__(self) -> str:
-        return f"the {self.name}"
-
-    @property
-    def at(self) -> str:
-        """Such as "in the park"."""
-        return f"{self.preposition} the {self.name}"
-
-
-def _rows(table: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines()]
-
-
-def _people(table: str, *more: str) -> tuple[Person, ...]:
-    return tuple(Person(n, k, he, frozenset([*t.split(), *more])) for n, k, he, t in _rows(table))
-
-
-def _place(name: str, prep: str, traits: str, spots: str, high: str, water: str = "") -> Place:
-    marks = [*traits.split(), *(["high"] if high else []), *(["float"] if water else [])]
-    return Place(
-        name,
-        prep,
-        frozenset(marks),
-        tuple(spot.replace(" ", " the ", 1) for spot in spots.split("; ")),
-        high,
-        water,
-    )
-
-
-CHILDREN = tuple(Person(n, "girl", "she") for n in GIRLS.split()) + tuple(
-    Person(n, "boy", "he") for n in BOYS.split()
-)
-BEASTS = _people(ANIMALS)
-ELDERS = _people(GROWN_UPS, "elder")
-PEOPLE = CHILDREN + BEASTS + ELDERS
-GOODS = tuple((n, tuple(looks.split()), frozenset(t.split())) for n, looks, t in _rows(THINGS))
-SCENES = tuple(_place(*row) for row in _rows(PLACES))
-HABITS = tuple((habit, echo) for habit, echo in _rows(QUIRKS))
-HABITATS = frozenset(["woods", "farm", "water", "town"])
-
-# How someone speaks, by mood; a question is asked and a shout is called whatever the mood.
-MANNERS = {
-    "sad": ("", " sadly", " in a small voice", " with a sigh"),
-    "happy": ("", " with a smile", " happily", " with a big smile"),
-    "scared": ("", " in a tiny voice", " very quietly"),
-    "cross": ("", " crossly", " with a frown"),
-    "sorry": ("", " in a small voice", " very quietly"),
-    "": ("",),
-}
-VERBS = {
-    "?": {"": ("asked",)},
-    "!": {"": ("called", "said"), "happy": ("cheered", "called"), "sad": ("cried",)},
-    ".": {"": ("said",)},
-}
-
-
-# ------------------------------------------------------------------------------------ the world
-
-
-class Fact(NamedTuple):
-    """One thing that happened; `at` is the offset of the text that tells it."""
-
-    at: int
-    verb: str
-    who: str
-    what: str = ""
-    to: str = ""
+from tinystories.stories.cast import ANIMALS, HABITS, PLACES, Person, Thing, table_rows
+from tinystories.stories.world import Fact, World
 
 
 @dataclass(frozen=True)
 class Story:
-    """A finished story, with the facts that its sentences were made from."""
+    """A generated story, with the facts that its sentences were made from."""
 
-    plot: str
+    plot: str  # name of the plot's function
     text: str
     people: tuple[Person, ...]
     things: tuple[Thing, ...]
     facts: tuple[Fact, ...]
 
 
-class ContradictionError(Exception):
-    """A plot asked the world for something that cannot be."""
-
-
-@cache
-def _pieces(template: str) -> tuple[tuple[str, ...], ...]:
-    """Cuts "a [b|c] d" into its alternatives: (("a ",), ("b", "c"), (" d",))."""
-    pieces = []
-    for part in template.split("["):
-        choices, bracket, rest = part.partition("]")
-        if bracket:
-            pieces.append(tuple(choices.split("|")))
-        pieces.append((rest if bracket else choices,))
-    return tuple(pieces)
-
-
-@cache
-def _with(pool: tuple, traits: str, without: str) -> tuple:
-    """Those of a pool that have all of some traits and none of others."""
-    need, never = set(traits.split()), set(without.split())
-
-    def marks(item) -> frozenset[str]:
-        return item[2] if isinstance(item, tuple) else item.traits
-
-    return tuple(item for item in pool if need <= marks(item) and not never & marks(item))
-
-
-class World:
-    """Who is there, who holds what, who feels what, and the text told so far."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.random = rng.random
-        self.beasts = self.random() < 0.3  # a story among animals, or one among children
-        self.place: Place = SCENES[0]
-        self.here: list[Person] = []
-        self.holder: dict[Thing, Person | str] = {}  # a person, a spot, or "" for eaten
-        self.mood: dict[Person, str] = {}
-        self.moved: dict[Person, int] = {}  # how many facts there were when a mood changed
-        self.broken: set[Thing] = set()
-        self.roles: dict[str, object] = {"later": "That evening"}
-        self.people: list[Person] = []
-        self.things: list[Thing] = []
-        self.facts: list[Fact] = []
-        self.text = ""
-        self.gap = ""
-        self.subject: Person | None = None  # whom "he" or "she" would mean now
-        self.speaker: Person | None = None  # who spoke in the last sentence
-        self.brief = self.random() < 0.35
-
-    # Chance
-
-    def pick(self, options: Sequence):
-        """One of the options."""
-        return options[int(self.random() * len(options))]
-
-    def some(self, options: Sequence, count: int) -> list:
-        """Some of the options, all different, in any order."""
-        left = list(options)
-        return [left.pop(int(self.random() * len(left))) for _ in range(count)]
-
-    # Casting
-
-    def _person(self, pool: tuple[Person, ...]) -> Person:
-        person = self.pick([p for p in pool if all(p.name != q.name for q in self.people)])
-        self.people.append(person)
-        return person
-
-    def hero(self, without: str = "", beasts: bool = True) -> Person:
-        """A child or, in a story among animals, one of them."""
-        self.beasts = self.beasts and beasts
-        pool = _with(BEASTS, "lead", without) if self.beasts else CHILDREN
-        return self._person(pool)
-
-    friend = hero
-
-    def animal(self, traits: str = "", without: str = "") -> Person:
-        """An animal that may well be met where the story plays."""
-        homes = self.place.traits & HABITATS
-        pool = _with(BEASTS, traits, without)
-        return self._person(tuple(p for p in pool if p.traits & homes) or pool)
-
-    def elder(self, traits: str = "") -> Person:
-        """A grown-up of the hero's own world."""
-        return self._person(_with(ELDERS, ("animals " if self.beasts else "people ") + traits, ""))
-
-    def thing(self, traits: str, without: str = "", look: str = "") -> Thing:
-        """A thing with these traits, unlike any other in the story."""
-        names = [thing.name for thing in self.things]
-        goods = [row for row in _with(GOODS, traits, without) if row[0] not in names]
-        name, looks, marks = self.pick(goods)
-        self.things.append(Thing(name, look or self.pick(looks), marks))
-        return self.things[-1]
-
-    def somewhere(self, traits: str = "", without: str = "") -> Place:
-        """A place with these traits; the animals' own stories play out of doors."""
-        return self.pick(_with(SCENES, traits + (" wild" if self.beasts else ""), without))
-
-    # What happens
-
-    def note(self, verb: str, who: Person, what: object = "", to: object = "") -> None:
-        """Remembers a fact."""
-        at = len(self.text) + len(self.gap)
-        self.facts.append(Fact(at, verb, who.name, str(what), str(to)))
-
-    def must(self, possible: bool, what: str) -> None:
-        """Refuses what cannot be."""
-        if not possible:
-            raise ContradictionError(what)
-
-    def scene(self, place: Place, *who: Person) -> None:
-        """Moves the story to a place with only these people in it."""
-        for person in [person for person in self.here if person not in who]:
-            self.leave(person)
-        self.place = place
-        self.roles["p"] = place
-        for person in who:
-            self.enter(person)
-
-    def enter(self, who: Person) -> None:
-        """Someone comes to where the story is."""
-        if who not in self.here:
-            self.note("enter", who, self.place)
-            self.here.append(who)
-
-    def leave(self, who: Person) -> None:
-        """Someone goes away and is not heard again until they enter."""
-        self.must(who in self.here, f"{who} leaves without being there")
-        self.note("leave", who, self.place)
-        self.here.remove(who)
-
-    def own(self, who: Person, thing: Thing) -> None:
-        """Someone has a thing from the start, or has made it."""
-        self.must(thing not in self.holder, f"the {thing} has somebody already")
-        self.note("own", who, thing)
-        self.holder[thing] = who
-
-    def give(self, who: Person, thing: Thing, to: Person) -> None:
-        """A thing goes from hand to hand."""
-        self.must(self.holder.get(thing) == who, f"{who} gives the {thing} of another")
-        self.must(who in self.here and to in self.here, f"{who} and {to} do not meet")
-        self.note("give", who, thing, to)
-        self.holder[thing] = to
-
-    def lose(self, who: Person, thing: Thing, spot: str) -> None:
-        """A thing leaves somebody's hands and comes to lie somewhere."""
-        self.must(self.holder.get(thing) == who, f"{who} loses the {thing} of another")
-        self.note("lose", who, thing, spot)
-        self.holder[thing] = spot
-
-    def take(self, who: Person, thing: Thing) -> None:
-        """Someone picks a thing up from where it lies."""
-        spot = self.holder.get(thing)
-        self.must(isinstance(spot, str) and spot != "", f"the {thing} does not lie anywhere")
-        self.must(who in self.here, f"{who} is not there to take the {thing}")
-        self.note("take", who, thing, spot)
-        self.holder[thing] = who
-
-    def smash(self, who: Person, thing: Thing) -> None:
-        """A thing that can break does."""
-        self.must(self.holder.get(thing) == who, f"{who} breaks the {thing} of another")
-        self.must(
-            "breaks" in thing.traits and thing not in self.broken, f"the {thing} cannot break"
-        )
-        self.note("break", who, thing)
-        self.broken.add(thing)
-
-    def mend(self, who: Person, thing: Thing) -> None:
-        """A broken thing becomes whole."""
-        self.must(thing in self.broken and who in self.here, f"{who} cannot mend the {thing}")
-        self.note("mend", who, thing)
-        self.broken.discard(thing)
-
-    def eat(self, who: Person, thing: Thing) -> None:
-        """Food is eaten by the one who holds it, and then it is gone."""
-        self.must("food" in thing.traits, f"nobody eats a {thing}")
-        self.must(self.holder.get(thing) == who, f"{who} eats the {thing} of another")
-        self.note("eat", who, thing)
-        self.holder[thing] = ""
-
-    def act(self, who: Person, what: str) -> None:
-        """Someone who is there does something that may change how others feel."""
-        self.must(who in self.here, f"{who} is not there to {what}")
-        self.note("act", who, what)
-
-    def feel(self, mood: str, *who: Person) -> None:
-        """A mood changes, which takes something that happened since the last one."""
-        for person in who:
-            since = self.facts[self.moved.get(person, 0) :]
-            cause = [fact.verb for fact in since if fact.verb not in ("feel", "speak")]
-            self.must(bool(cause), f"{person} feels {mood} for no reason")
-            self.mood[person] = mood
-            self.note("feel", person, mood, cause[-1])
-            self.moved[person] = len(self.facts)
-
-    # Telling
-
-    def cast(self, **roles: object) -> None:
-        """Gives names in templates to the people, places and things of the story."""
-        self.roles.update(roles)
-
-    def fill(self, template: str) -> str:
-        """A template with its choices made and its roles named."""
-        parts = _pieces(template)
-        chosen = [p[0] if len(p) == 1 else p[int(self.random() * len(p))] for p in parts]
-        told = str(self.roles.get("t")) in self.text
-        if told and self.random() < 0.7:  # once its look has been told, the name will do
-            chosen = [part.replace("{t}", "{t.name}") for part in chosen]
-        return "".join(chosen).format_map(self.roles)
-
-    def write(self, sentence: str, speaker: Person | None = None) -> None:
-        """Adds a finished sentence, with "he" for a name where that can mean one person only."""
-        about = next((p for p in self.people if sentence.startswith(f"{p} ")), None)
-        if about and self.pronoun(about):
-            sentence = about.He + sentence[len(about.name) :]
-        self.text += self.gap + sentence[0].upper() + sentence[1:]
-        self.gap = " "
-        self.speaker = speaker
-        self.subject = speaker or about
-        if self.subject:
-            rivals = [p for p in self.people if p is not self.subject and p.he == self.subject.he]
-            last = re.split(r"[.!?] ", sentence)[-1]
-            clear = speaker or last.startswith((f"{self.subject} ", self.subject.He))
-            if not clear or any(p.name in sentence or p.kind in sentence for p in rivals):
-                self.subject = None
-
-    def pronoun(self, who: Person) -> bool:
-        """Whether to call someone by pronoun: only the subject of the sentence before."""
-        return who is self.subject and self.gap == " " and who.he != "it" and self.random() < 0.75
-
-    def say(self, *phrasings: str) -> None:
-        """Tells one of several phrasings."""
-        self.write(self.fill(self.pick(phrasings)))
-
-    def maybe(self, *phrasings: str) -> None:
-        """Tells one of several phrasings, or nothing."""
-        if not self.brief and self.random() < 0.6:
-            self.say(*phrasings)
-
-    def chat(self, who: Person, *lines: str) -> None:
-        """Someone says one of several lines, or nothing."""
-        if not self.brief and self.random() < 0.6:
-            self.speak(who, *lines)
-
-    def paragraph(self) -> None:
-        """What follows begins a new paragraph."""
-        if self.text:
-            self.gap = "\n\n"
-
-    def speak(self, who: Person, *lines: str) -> None:
-        """Someone who is there says one of several lines, in the voice of their mood."""
-        self.must(who in self.here, f"{who} speaks without being there")
-        if self.speaker not in (None, who):
-            self.paragraph()  # an answer begins a new line
-        self.note("speak", who)
-        line = self.fill(self.pick(lines))
-        mood = self.mood.get(who, "")
-        verbs = VERBS[line[-1]]
-        verb = self.pick(verbs.get(mood) or verbs[""])
-        manner = self.pick(MANNERS[mood]) if verb == "said" else ""
-        quote = line[:-1] + "," if line[-1] == "." else line
-        first = self.random() < 0.6
-        if first and self.pronoun(who):
-            self.write(f'"{quote}" {who.he} {verb}{manner}.', who)
-        elif first:
-            self.write(f'"{quote}" {verb} {who}{manner}.', who)
-        else:
-            self.write(f'{who} {verb}{manner}, "{line}"', who)
-
-    def tries(self, count: int, *attempts: str) -> None:
-        """Tells some attempts ("what was done -> why it failed"), one after the other."""
-        count = max(1, count - 1) if self.brief else count
-        for number, attempt in enumerate(self.some(attempts, count)):
-            done, why = attempt.split(" -> ")
-            order = self.pick((("First, ", ""), ("Then ", "Next, "), ("After that, ",))[number])
-            self.note("attempt", self.roles["h"], done, why)
-            self.say(f"{order}{done}, but {why}.", f"{order}{done}. But {why}.")
-
-
-# ------------------------------------------------------------------- how stories begin and end
+# How stories begin and end ------------------------------------------------------------------
 
 
 def opening(w: World, *with_: str, sky: str = "", scene: bool = True) -> None:
-    """Tells who the story is about, and where; `with_` may hold "friend" and "thing"."""
+    """Introduce the hero and the place; `with_` may hold "friend" and "thing"."""
     h = w.roles["h"]
     habit, echo = w.pick(HABITS)
     w.cast(habit=habit.format_map(w.roles), echo=echo, met="")
@@ -646,7 +66,7 @@ def opening(w: World, *with_: str, sky: str = "", scene: bool = True) -> None:
 
 
 def going_out(w: World, friend: bool) -> None:
-    """Tells how the hero comes to the place, alone or with a friend."""
+    """The hero comes to the place, alone or with a friend."""
     h = w.roles["h"]
     if w.random() < 0.15:
         w.note("speak", h)
@@ -668,7 +88,7 @@ def going_out(w: World, friend: bool) -> None:
 
 
 def closing(w: World, *endings: str, lesson: Sequence[str] = ()) -> None:
-    """Ends the story: perhaps what was learned, then a last sentence, or the hero's habit."""
+    """End the story: perhaps a lesson, then a last sentence or the hero's habit."""
     w.paragraph()
     if lesson:
         w.maybe(*lesson)
@@ -678,7 +98,7 @@ def closing(w: World, *endings: str, lesson: Sequence[str] = ()) -> None:
         w.say(w.pick(endings) if w.random() < 0.9 else "It was a day that {h} never forgot.")
 
 
-# ------------------------------------------------------------------------------------ the plots
+# Plots --------------------------------------------------------------------------------------
 
 
 def lost(w: World) -> None:
@@ -763,14 +183,14 @@ def stuck_high(w: World) -> None:
         "they asked the wind to blow it down -> the wind did not listen",
     )
     w.paragraph()
-    helper = w.animal("flies") if w.beasts or w.random() < 0.6 else w.elder("tall")
+    helper = w.animal("flies") if w.animals or w.random() < 0.6 else w.adult("tall")
     w.cast(g=helper)
     w.enter(helper)
     w.say("Just then {g.full} came [by|along] and looked up.")
     w.chat(helper, "Is that {t.a} up there?", "That is a funny place for {t.a}.")
     w.speak(f, "Can you help us?", "We cannot reach it. Can you?")
     w.take(helper, t)
-    if "elder" in helper.traits:
+    if "adult" in helper.traits:
         w.say("{g} [brought|got] a long ladder, climbed up step by step and took the {t} down.")
     else:
         w.say("{g} flew up to the {high}, [pulled|picked] the {t} free and brought it down.")
@@ -792,7 +212,7 @@ def floated(w: World) -> None:
     """Something floats away; sticks and stones are no use, but a swimmer is."""
     h, p = w.hero("swims"), w.somewhere("float")
     t = w.thing("floats")
-    a = w.elder() if p.water == "sea" else w.animal("swims")
+    a = w.adult() if p.water == "sea" else w.animal("swims")
     w.cast(h=h, p=p, t=t, a=a, water=p.water)
     w.scene(p, h)
     w.own(h, t)
@@ -848,7 +268,7 @@ def floated(w: World) -> None:
 def mended(w: World) -> None:
     """A loved thing breaks; string and honey do not hold, but a patient helper mends it."""
     h = w.hero()
-    p, t, g = w.somewhere("home" if not w.beasts else ""), w.thing("toy breaks"), w.elder("mends")
+    p, t, g = w.somewhere("home" if not w.animals else ""), w.thing("toy breaks"), w.adult("mends")
     w.cast(h=h, p=p, t=t, g=g)
     w.scene(p, h)
     w.own(h, t)
@@ -1025,14 +445,14 @@ the big waves | beach | {h} walked up to the water -> a wave came and {h.he} ran
 the deep hay | barn | {h} stood at the edge, ready to jump -> {h.his} feet did not want to \
 | {h} jumped. Poof! It was like landing on a cloud
 """
-FEAR_ROWS = tuple(tuple(row) for row in _rows(FEARS))
+FEAR_ROWS = tuple(tuple(row) for row in table_rows(FEARS))
 
 
 def brave(w: World) -> None:
     """Someone is afraid; alone it does not work, but with a friend and a trick it does."""
     fear, where, attempt, success = w.pick(FEAR_ROWS)
-    h, f = w.hero(beasts=False), w.friend(beasts=False)
-    p = next(place for place in SCENES if place.name == where)
+    h, f = w.hero(animals=False), w.friend(animals=False)
+    p = next(place for place in PLACES if place.name == where)
     w.cast(h=h, f=f, p=p, fear=fear)
     w.scene(p, h, f)
     opening(w, "friend")
@@ -1083,7 +503,7 @@ calf     | cow   | Moo, moo
 piglet   | pig   | Oink, oink
 foal     | horse | Neigh, neigh
 """
-BABY_ROWS = tuple(tuple(row) for row in _rows(BABIES))
+BABY_ROWS = tuple(tuple(row) for row in table_rows(BABIES))
 NOT_MINE = {
     "duck": "My babies can swim.",
     "cat": "My babies can climb.",
@@ -1150,7 +570,7 @@ def little_one(w: World) -> None:
 
 def gift(w: World) -> None:
     """Every birthday present goes wrong, until the hero gives away something of their own."""
-    h, f = w.hero(beasts=False), w.friend(beasts=False)
+    h, f = w.hero(animals=False), w.friend(animals=False)
     p, t = w.somewhere("home", "farm out"), w.thing("toy", without="wear")
     w.cast(h=h, f=f, p=p, t=t)
     w.scene(p, h)
@@ -1206,8 +626,8 @@ def gift(w: World) -> None:
 
 def rained_out(w: World) -> None:
     """Rain falls on a picnic; trees drip and umbrellas turn over, but a floor will do."""
-    h, f = w.hero(beasts=False), w.friend(beasts=False)
-    p, t, g = w.somewhere("soil high", "home"), w.thing("food baked"), w.elder("tall")
+    h, f = w.hero(animals=False), w.friend(animals=False)
+    p, t, g = w.somewhere("soil high", "home"), w.thing("food baked"), w.adult("tall")
     w.cast(h=h, f=f, p=p, t=t, g=g)
     w.scene(p, h, f, g)
     w.own(g, t)
@@ -1236,7 +656,7 @@ def rained_out(w: World) -> None:
     )
     w.paragraph()
     w.speak(g, "Who says that a picnic needs grass?", "I have an idea. Follow me!")
-    kitchen = next(place for place in SCENES if place.name == "kitchen")
+    kitchen = next(place for place in PLACES if place.name == "kitchen")
     w.scene(kitchen, h, f, g)
     w.say("They ran to the house with the {t.name}. {g} put a dry blanket on the kitchen floor.")
     w.maybe(
@@ -1266,15 +686,15 @@ Rumble, rumble | a dragon in the cellar | {f}'s tummy. There had been too little
 Bump, bump | a robber in big boots | a kitten. It had an empty box on its head and could not see
 Hoo, hoo | a very sad ghost | an owl. It sat on the roof and looked as surprised as they did
 """
-NOISE_ROWS = tuple(tuple(row) for row in _rows(NOISES))
+NOISE_ROWS = tuple(tuple(row) for row in table_rows(NOISES))
 
 
 def noise(w: World) -> None:
     """A noise at night grows in the dark and becomes small in the light of a lamp."""
-    h, f = w.hero(beasts=False), w.friend(beasts=False)
-    g = w.elder()
+    h, f = w.hero(animals=False), w.friend(animals=False)
+    g = w.adult()
     sound, guess, truth_ = w.pick(NOISE_ROWS)
-    p = next(place for place in SCENES if place.name == "bedroom")
+    p = next(place for place in PLACES if place.name == "bedroom")
     w.cast(h=h, f=f, g=g, p=p, sound=sound, guess=guess, later="The next evening")
     w.scene(p, h, f)
     opening(w, scene=False)
@@ -1330,7 +750,7 @@ PLANTS = {
 
 def seed(w: World) -> None:
     """A seed will not be hurried; when the hero stops pulling at it and waits, it grows."""
-    h, p, g = w.hero(), w.somewhere("soil"), w.elder("grows")
+    h, p, g = w.hero(), w.somewhere("soil"), w.adult("grows")
     plant = w.pick(tuple(PLANTS))
     w.cast(h=h, g=g, p=p, plant=plant, later="One evening")
     w.scene(p, h, g)
@@ -1379,9 +799,9 @@ def seed(w: World) -> None:
 
 def bake(w: World) -> None:
     """Baking goes wrong for plain reasons, twice, and then it smells right."""
-    h = w.hero(beasts=False)
-    p = next(place for place in SCENES if place.name == "kitchen")
-    t, g, f = w.thing("food baked"), w.elder("bakes"), w.friend(beasts=False)
+    h = w.hero(animals=False)
+    p = next(place for place in PLACES if place.name == "kitchen")
+    t, g, f = w.thing("food baked"), w.adult("bakes"), w.friend(animals=False)
     w.cast(h=h, p=p, t=t, g=g, f=f)
     w.scene(p, h, g)
     opening(w)
@@ -1488,7 +908,7 @@ def shiny(w: World) -> None:
     """A bird takes something shiny; begging does not help, but a fair trade does."""
     h, p = w.hero("flies climbs"), w.somewhere("out high")
     t, other = w.thing("shiny"), w.thing("shiny")
-    crow = next(beast for beast in BEASTS if beast.name == "Jet")
+    crow = next(animal for animal in ANIMALS if animal.name == "Jet")
     w.people.append(crow)
     w.cast(h=h, p=p, t=t, o=other, a=crow, high=p.high)
     w.scene(p, h)
@@ -1527,7 +947,7 @@ def shiny(w: World) -> None:
     w.give(crow, t, h)
     w.say(
         "Then {a} took the {o} and put the {t} into {h.his} hand."
-        if not w.beasts
+        if not w.animals
         else "Then {a} took the {o} and put the {t} down in front of {h}, and {h} picked it up."
     )
     w.feel("happy", h, crow)
@@ -1564,14 +984,14 @@ skip a stone | lake | {h} threw a big stone -> it sank with a loud plop; \
 {h} threw a round stone -> round stones do not skip | \
 {h} took a flat stone. It jumped once, twice, three times over the water
 """
-SKILL_ROWS = tuple(tuple(row) for row in _rows(SKILLS))
+SKILL_ROWS = tuple(tuple(row) for row in table_rows(SKILLS))
 
 
 def learn(w: World) -> None:
     """A skill does not come at once; each fall has a reason, and practice overcomes them."""
     skill, where, attempts, success = w.pick(SKILL_ROWS)
-    h, f = w.hero(beasts=False), w.friend(beasts=False)
-    p = next(place for place in SCENES if place.name == where)
+    h, f = w.hero(animals=False), w.friend(animals=False)
+    p = next(place for place in PLACES if place.name == where)
     w.cast(h=h, f=f, p=p, skill=skill)
     w.scene(p, h, f)
     opening(w, "friend")
@@ -1658,7 +1078,7 @@ def newcomer(w: World) -> None:
 def heavy(w: World) -> None:
     """Something too heavy to carry need not be carried: round things roll, others slide."""
     h, f, p = w.hero(), w.friend(), w.somewhere("out soil")
-    g, t = w.elder(), w.thing("heavy", without="cold")
+    g, t = w.adult(), w.thing("heavy", without="cold")
     w.cast(h=h, f=f, g=g, p=p, t=t)
     w.scene(p, h)
     w.own(h, t)
@@ -1785,11 +1205,8 @@ PLOTS: tuple[Callable[[World], None], ...] = (
 )
 
 
-# --------------------------------------------------------------------------------- the interface
-
-
-def tell(index: int, seed: int = 0) -> Story:
-    """Story number `index` of a seed: its text and the facts behind it."""
+def make_story(index: int, seed: int = 0) -> Story:
+    """Generate story number `index` of a seed."""
     rng = random.Random(f"storybook {seed} {index}")
     world = World(rng)
     plot = world.pick(PLOTS)
@@ -1799,6 +1216,6 @@ def tell(index: int, seed: int = 0) -> Story:
 
 
 def stories(count: int, seed: int = 0) -> Iterator[str]:
-    """Yields the stories 0 to count-1 of a seed; each depends on nothing but (seed, index)."""
+    """Yield stories 0 to count - 1 of a seed; each depends only on (seed, index)."""
     for index in range(count):
-        yield tell(index, seed).text
+        yield make_story(index, seed).text

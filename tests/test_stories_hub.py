@@ -9,9 +9,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import ROOT
 from hub_server import Hub, etag, serving
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
 TINYSTORIES = "roneneldan/TinyStories"
 INSTRUCT = "roneneldan/TinyStoriesInstruct"
 CLEAN = "karpathy/tinystories-gpt4-clean"
@@ -25,17 +27,17 @@ from tinystories.stories.catalog import open_source
 name, revision, *splits = sys.argv[1:]
 try:
     source = open_source(name, revision=revision)
-    told = {"revision": source.revision, "origin": source.origin, "instruct": source.instruct}
+    result = {"revision": source.revision, "origin": source.origin, "instruct": source.instruct}
     for split in splits:
-        told[split] = list(source.stories(split))
-        assert list(source.stories(split)) == told[split]  # a second time, the same
+        result[split] = list(source.stories(split))
+        assert list(source.stories(split)) == result[split]  # a second time, the same
 except UserError as mistake:
-    told = {"mistake": str(mistake)}
-print(json.dumps(told))
+    result = {"mistake": str(mistake)}
+print(json.dumps(result))
 """
 
 
-def tell(number: int) -> str:
+def story(number: int) -> str:
     return f"Story {number}.\n\nThe fox went to the hill to look at the moon. It was round."
 
 
@@ -52,8 +54,8 @@ def separated(texts: list[str]) -> bytes:
 def version_2(train: range, val: range) -> dict[str, dict[str, bytes]]:
     files = {
         "README.md": b"# Stories",
-        "TinyStoriesV2-GPT4-train.txt": separated([tell(n) for n in train]),
-        "TinyStoriesV2-GPT4-valid.txt": separated([tell(n) for n in val]),
+        "TinyStoriesV2-GPT4-train.txt": separated([story(n) for n in train]),
+        "TinyStoriesV2-GPT4-valid.txt": separated([story(n) for n in val]),
     }
     return {TINYSTORIES: files}
 
@@ -83,34 +85,34 @@ def fetch(
     return json.loads(done.stdout)
 
 
-def mistake(told: dict) -> str:
+def mistake(result: dict) -> str:
     """The mistake, which is one line and holds no story."""
-    assert list(told) == ["mistake"], told
-    assert "\n" not in told["mistake"]
-    return told["mistake"]
+    assert list(result) == ["mistake"], result
+    assert "\n" not in result["mistake"]
+    return result["mistake"]
 
 
-# --- what the sources hold ----------------------------------------------------------------------
+# What the sources hold ----------------------------------------------------------------------
 
 
 def test_tinystories_comes_from_all_parquet_files_of_the_split_in_order(tmp_path):
     files = {
-        "data/train-00001-of-00002-beef.parquet": parquet([tell(3), tell(4)]),
-        "data/train-00000-of-00002-cafe.parquet": parquet([tell(1), tell(2)]),
-        "data/validation-00000-of-00001-f00d.parquet": parquet([tell(5)]),
+        "data/train-00001-of-00002-beef.parquet": parquet([story(3), story(4)]),
+        "data/train-00000-of-00002-cafe.parquet": parquet([story(1), story(2)]),
+        "data/validation-00000-of-00001-f00d.parquet": parquet([story(5)]),
         "TinyStories-train.txt": b"not this one",
     }
     with serving({TINYSTORIES: files}) as hub:
-        told = fetch(hub, tmp_path, "tinystories", "train", "val")
-    assert told["train"] == [tell(1), tell(2), tell(3), tell(4)]
-    assert told["val"] == [tell(5)]
-    assert told["origin"] == TINYSTORIES and not told["instruct"]
+        result = fetch(hub, tmp_path, "tinystories", "train", "val")
+    assert result["train"] == [story(1), story(2), story(3), story(4)]
+    assert result["val"] == [story(5)]
+    assert result["origin"] == TINYSTORIES and not result["instruct"]
 
 
 def test_no_second_copy_of_a_table_is_made(tmp_path):
     files = {
-        "data/train-00000-of-00001.parquet": parquet([tell(n) for n in range(5000)]),
-        "data/validation-00000-of-00001.parquet": parquet([tell(0)]),
+        "data/train-00000-of-00001.parquet": parquet([story(n) for n in range(5000)]),
+        "data/validation-00000-of-00001.parquet": parquet([story(0)]),
     }
     with serving({TINYSTORIES: files}) as hub:
         fetch(hub, tmp_path, "tinystories", "train")
@@ -122,14 +124,14 @@ def test_no_second_copy_of_a_table_is_made(tmp_path):
 
 def test_version_2_comes_from_its_text_files(tmp_path):
     with serving(version_2(range(3), range(9, 11))) as hub:
-        told = fetch(hub, tmp_path, "tinystories_v2", "train", "val")
-    assert told["train"] == [tell(0), tell(1), tell(2)]
-    assert told["val"] == [tell(9), tell(10)]
+        result = fetch(hub, tmp_path, "tinystories_v2", "train", "val")
+    assert result["train"] == [story(0), story(1), story(2)]
+    assert result["val"] == [story(9), story(10)]
 
 
 RECORDS = [
-    f"Words: fox, moon\nSummary: A fox looks up.\nStory: \n\n{tell(1)}",
-    f"Features: Dialogue\nWords: hill\nFeatures: Twist\nStory: \n\n{tell(2)}",
+    f"Words: fox, moon\nSummary: A fox looks up.\nStory: \n\n{story(1)}",
+    f"Features: Dialogue\nWords: hill\nFeatures: Twist\nStory: \n\n{story(2)}",
 ]
 
 
@@ -139,9 +141,9 @@ def test_instruct_records_stay_whole(tmp_path):
         "TinyStories-Instruct-valid.txt": separated(RECORDS[:1]),
     }
     with serving({INSTRUCT: files}) as hub:
-        told = fetch(hub, tmp_path, "tinystories_instruct", "train")
-    assert told["train"] == RECORDS
-    assert told["instruct"]
+        result = fetch(hub, tmp_path, "tinystories_instruct", "train")
+    assert result["train"] == RECORDS
+    assert result["instruct"]
 
 
 def test_instruct_records_are_put_together_from_a_table_of_lines(tmp_path):
@@ -157,13 +159,13 @@ def test_instruct_records_are_put_together_from_a_table_of_lines(tmp_path):
 def test_tinystories_clean_is_split_by_row(tmp_path):
     texts = [f"Row {n}" for n in range(20_003)]
     with serving({CLEAN: {"tinystories_gpt4_clean.parquet": parquet(texts)}}) as hub:
-        told = fetch(hub, tmp_path, "tinystories_clean", "train", "val", "test")
-    assert told["train"] == ["Row 20000", "Row 20001", "Row 20002"]
-    assert told["val"] == texts[10_000:20_000]
-    assert told["test"] == texts[:10_000]
+        result = fetch(hub, tmp_path, "tinystories_clean", "train", "val", "test")
+    assert result["train"] == ["Row 20000", "Row 20001", "Row 20002"]
+    assert result["val"] == texts[10_000:20_000]
+    assert result["test"] == texts[:10_000]
 
 
-# --- revisions ----------------------------------------------------------------------------------
+# Revisions ----------------------------------------------------------------------------------
 
 
 def test_the_commit_is_recorded_and_every_file_comes_from_it(tmp_path):
@@ -177,24 +179,24 @@ def test_the_commit_is_recorded_and_every_file_comes_from_it(tmp_path):
 def test_a_commit_can_be_asked_for(tmp_path):
     with serving(version_2(range(3), range(2))) as hub:
         commit = hub.commit(TINYSTORIES)
-        told = fetch(hub, tmp_path, "tinystories_v2", "train", revision=commit)
-    assert told["revision"] == commit and len(told["train"]) == 3
+        result = fetch(hub, tmp_path, "tinystories_v2", "train", revision=commit)
+    assert result["revision"] == commit and len(result["train"]) == 3
 
 
 def test_an_unknown_revision_is_named(tmp_path):
     with serving(version_2(range(3), range(2))) as hub:
-        told = fetch(hub, tmp_path, "tinystories_v2", revision="v99")
-    assert "no revision 'v99'" in mistake(told)
+        result = fetch(hub, tmp_path, "tinystories_v2", revision="v99")
+    assert "no revision 'v99'" in mistake(result)
 
 
-# --- broken downloads ---------------------------------------------------------------------------
+# Broken downloads ---------------------------------------------------------------------------
 
 
 def test_a_download_that_breaks_off_is_completed(tmp_path):
     with serving(version_2(range(400), range(2)), cuts=2) as hub:
-        told = fetch(hub, tmp_path, "tinystories_v2", "train")
+        result = fetch(hub, tmp_path, "tinystories_v2", "train")
         assert hub.cuts == 0
-    assert told["train"] == [tell(n) for n in range(400)]
+    assert result["train"] == [story(n) for n in range(400)]
 
 
 def test_a_download_that_never_ends_well_gives_no_story(tmp_path):
@@ -213,16 +215,18 @@ def test_a_download_that_ends_too_early_gives_no_story(tmp_path):
         assert "run again" in mistake(fetch(hub, tmp_path, "tinystories_v2"))
 
 
-def test_a_file_cut_short_in_the_cache_is_fetched_again(tmp_path):
+def test_a_file_cut_short_in_the_cache_is_named(tmp_path):
     with serving(version_2(range(400), range(2))) as hub:
         fetch(hub, tmp_path, "tinystories_v2")
         body = hub.repos[TINYSTORIES]["TinyStoriesV2-GPT4-train.txt"]
         (cached,) = tmp_path.rglob(etag(body))
         cached.write_bytes(body[:1000])
+        assert f"delete {cached} and run again" in mistake(fetch(hub, tmp_path, "tinystories_v2"))
+        cached.unlink()
         assert len(fetch(hub, tmp_path, "tinystories_v2", "train")["train"]) == 400
 
 
-# --- without the network ------------------------------------------------------------------------
+# Without the network ------------------------------------------------------------------------
 
 
 def test_without_network_the_cache_is_used_at_the_commit_it_holds(tmp_path):
@@ -234,31 +238,34 @@ def test_without_network_the_cache_is_used_at_the_commit_it_holds(tmp_path):
 
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_without_network_and_cache_the_way_out_is_named(tmp_path, offline):
-    told = fetch("http://127.0.0.1:9", tmp_path, "tinystories", HF_HUB_OFFLINE=offline)
-    said = mistake(told)
+    result = fetch("http://127.0.0.1:9", tmp_path, "tinystories", HF_HUB_OFFLINE=offline)
+    said = mistake(result)
     assert "--source=PATH" in said and "--source=storybook" in said
     assert ("HF_HUB_OFFLINE is set" if offline == "1" else "check the network") in said
 
 
 def test_half_a_cache_is_not_taken_for_the_whole(tmp_path):
     files = {
-        "data/train-00000-of-00002.parquet": parquet([tell(1)]),
-        "data/train-00001-of-00002.parquet": parquet([tell(2)]),
-        "data/validation-00000-of-00001.parquet": parquet([tell(3)]),
+        "data/train-00000-of-00002.parquet": parquet([story(1)]),
+        "data/train-00001-of-00002.parquet": parquet([story(2)]),
+        "data/validation-00000-of-00001.parquet": parquet([story(3)]),
     }
     with serving({TINYSTORIES: files}) as hub:
         fetch(hub, tmp_path, "tinystories")
     (link,) = tmp_path.rglob("train-00001-of-00002.parquet")
     link.unlink()
+    assert "check the network" in mistake(fetch(hub, tmp_path, "tinystories"))
+    (listing,) = tmp_path.rglob("trees/*.json")
+    listing.unlink()  # as in a cache that an older client left
     assert "there are 1" in mistake(fetch(hub, tmp_path, "tinystories"))
 
 
-# --- refusals -----------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------
 
 
 def test_a_repository_that_is_not_there_is_named(tmp_path):
     with serving({}) as hub:
-        assert f"shows no {TINYSTORIES}" in mistake(fetch(hub, tmp_path, "tinystories"))
+        assert f"cannot get {TINYSTORIES}" in mistake(fetch(hub, tmp_path, "tinystories"))
 
 
 def test_a_repository_that_wants_a_login_says_how(tmp_path):
@@ -273,7 +280,7 @@ def test_a_repository_without_the_files_is_named(tmp_path):
 
 
 def test_a_table_that_is_none_is_named(tmp_path):
-    files = {"data/train-0.parquet": b"oops" * 99, "data/validation-0.parquet": parquet([tell(1)])}
+    files = {"data/train-0.parquet": b"oops" * 99, "data/validation-0.parquet": parquet([story(1)])}
     with serving({TINYSTORIES: files}) as hub:
         said = mistake(fetch(hub, tmp_path, "tinystories", "train"))
     assert "cannot read" in said and "train-0.parquet" in said

@@ -1,0 +1,238 @@
+"""Stories from files: .txt with separators, .jsonl, .json, .csv and .parquet.
+
+All are read as streams, in bounded memory. What is wrong with a file raises UserError with the
+place in the file.
+"""
+
+import codecs
+import csv
+import difflib
+import glob
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from configurator import UserError
+
+SEPARATOR = "<|endoftext|>"  # between the stories of a .txt file
+MAX_CHARS = 16 * 2**20  # a longer "story" is a file without separators
+CHUNK = 2**20  # bytes that are read at a time
+
+
+def find_files(source: str, text_field: str | None, known: Sequence[str]) -> tuple[Path, ...]:
+    """The files of a path or glob, in sorted order.
+
+    Reads the beginning of each, so that mistakes show at once.
+
+    Args:
+        text_field: column that holds the text; None: "text" or "story".
+        known: names of other sources, for the error message.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or holds no stories.
+    """
+    path = Path(os.path.expanduser(source))
+    if path.is_dir():
+        raise UserError(f"{source} is a folder; say which files of it, as in {path / '*.txt'}")
+    found = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
+    paths = tuple(sorted(path for path in found if path.is_file()))
+    if not paths:
+        near = difflib.get_close_matches(source, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"a source is a path or {', '.join(known)}"
+        raise UserError(f"there is no file {source}; {hint}")
+    try:
+        counts = [_count_up_to_two(read_texts([path], text_field)) for path in paths]
+    except OSError as error:  # no permission, a failing disk
+        raise UserError(f"cannot read {error.filename or source}: {error.strerror}") from None
+    if not any(counts):
+        raise UserError(f"{source} holds no stories")
+    if paths[0].suffix.lower() == ".txt" and sum(counts) == 1:
+        raise UserError(f"{source} is one single story; write a line {SEPARATOR} between stories")
+    return paths
+
+
+def _count_up_to_two(texts: Iterator[str]) -> int:
+    """How many of the texts are not blank: 0, 1, or 2 for more."""
+    return sum(1 for _ in itertools.islice(filter(str.strip, texts), 2))
+
+
+def short_name(source: str) -> str:
+    """tales/fox.txt gives fox, tales/part-*.txt gives part, tales/*.txt gives tales."""
+    path = Path(os.path.expanduser(source))
+    for part in (path.stem, *(parent.name for parent in path.absolute().parents)):
+        name = re.sub(r"\W+", "_", re.sub(r"\[.*?\]|[*?]", "", part)).strip("_")
+        if name:
+            return name
+    return "stories"
+
+
+def read_texts(paths: Iterable[Path], text_field: str | None = None) -> Iterator[str]:
+    """The texts of several files, one file after the other, each read by its extension.
+
+    Raises:
+        UserError: an unknown extension, or a file that is not what its extension says.
+    """
+    for path in paths:
+        extension = path.suffix.lower()
+        if extension not in READERS:
+            known = ", ".join(READERS)
+            raise UserError(f"cannot read stories from {path}; the known extensions are {known}")
+        yield from READERS[extension](path, text_field)
+
+
+# Text ---------------------------------------------------------------------------------------
+
+
+def _txt_texts(path: Path, _: str | None) -> Iterator[str]:
+    return split_stories(_decoded(path), path)
+
+
+def split_stories(pieces: Iterable[str], path: Path) -> Iterator[str]:
+    """Cut text at the separators, and remove one line break before and after each.
+
+    Args:
+        pieces: the text, cut anywhere.
+        path: where it comes from, for the error message.
+    """
+    rest, first = "", True
+    for piece in pieces:
+        *stories, rest = (rest + piece).split(SEPARATOR)
+        for story in stories:
+            if not first or story.strip():  # a file may begin with a separator
+                yield _unwrap(story)
+            first = False
+        if len(rest) > MAX_CHARS:
+            raise UserError(f"{path} has {MAX_CHARS:,} characters without a line {SEPARATOR}")
+    if rest.strip():
+        yield _unwrap(rest)
+
+
+def _unwrap(story: str) -> str:
+    """The story without one line break at either end."""
+    story = story[2:] if story.startswith("\r\n") else story.removeprefix("\n")
+    return story[:-2] if story.endswith("\r\n") else story.removesuffix("\n")
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The text of a file in chunks; UserError if it is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        while True:
+            at = file.tell() - len(decoder.getstate()[0])  # the decoder holds half a character
+            chunk = file.read(CHUNK)
+            try:
+                piece = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                place = f"{path}, byte {at + error.start:,}"
+                raise UserError(f"{place}: this is not UTF-8; save the file as UTF-8") from None
+            yield piece.removeprefix("\ufeff") if at == 0 else piece  # byte order mark
+            if not chunk:
+                return
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file, with their line breaks."""
+    rest = ""
+    for piece in _decoded(path):
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
+            yield line + "\n"
+        if len(rest) > MAX_CHARS:
+            raise UserError(f"{path} has a line of more than {MAX_CHARS:,} characters; break it up")
+    if rest:
+        yield rest
+
+
+# Tables -------------------------------------------------------------------------------------
+
+
+def _json_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    """The texts of a file with one JSON value per line, or one JSON list: objects or strings."""
+    for place, row in _json_rows(path):
+        if isinstance(row, dict):
+            row = row[_column(row, text_field, place)]
+        yield _text(row, place)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, object]]:
+    """The values of a JSON file, each with its place for error messages."""
+    if next(_decoded(path)).lstrip().startswith("["):
+        for index, row in enumerate(_loads("".join(_decoded(path)), path, 1), 1):
+            yield f"{path}, entry {index:,}", row
+        return
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield f"{path}, line {number:,}", _loads(line, path, number)
+
+
+def _loads(text: str, path: Path, first_line: int) -> Any:
+    """Parse JSON that begins in a given line of a file."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond all limits
+        place = f"{path}, line {first_line + getattr(error, 'lineno', 1) - 1:,}"
+        reason = getattr(error, "msg", error)
+        raise UserError(f"{place}: this is not JSON ({reason}); one object per line") from None
+
+
+def _csv_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    """The texts in a column of a CSV file, whose first line names the columns."""
+    csv.field_size_limit(MAX_CHARS)
+    rows = csv.DictReader(_lines(path), strict=True)
+    try:
+        column = _column(rows.fieldnames or (), text_field, path)
+        for row in rows:
+            yield _text(row[column], f"{path}, line {rows.line_num:,}")
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num:,}: this is not CSV ({error})") from None
+
+
+def _parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    """The texts in a column of a parquet file, a thousand rows at a time."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            column = _column(file.schema_arrow.names, text_field, path)
+            for batch in file.iter_batches(batch_size=1000, columns=[column]):
+                for value in batch[column].to_pylist():
+                    yield _text(value, path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        stored = path.resolve()  # in the hub's cache, the path is a link
+        raise UserError(f"cannot read {path} ({reason}); delete {stored}, fetch it again") from None
+
+
+def _column(names: Iterable[str], text_field: str | None, place: object) -> str:
+    """The column that holds the text."""
+    wanted = ("text", "story") if text_field is None else (text_field,)
+    for column in wanted:
+        if column in names:
+            return column
+    there = ", ".join(names) or "none"
+    raise UserError(
+        f"{place}: no column {' or '.join(wanted)}; name one with --text_field, there are: {there}"
+    )
+
+
+def _text(value: object, place: object) -> str:
+    """A cell as text. Half a surrogate pair, which JSON allows, becomes U+FFFD."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{place}: a story is text, this is {str(value)[:40]!r}")
+    return value if value.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", value)
+
+
+READERS = {
+    ".txt": _txt_texts,
+    ".jsonl": _json_texts,
+    ".json": _json_texts,
+    ".csv": _csv_texts,
+    ".parquet": _parquet_texts,
+}

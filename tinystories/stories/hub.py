@@ -1,0 +1,105 @@
+"""Datasets on the Hugging Face hub: their files, downloaded once and kept in the hub's cache."""
+
+import fnmatch
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from configurator import UserError
+from tinystories.files import sha256_of
+from tinystories.stories.files import read_texts, split_stories
+
+
+class Part(NamedTuple):
+    """The files and rows of a repository that make a split."""
+
+    patterns: tuple[str, ...]  # of file names; the first that matches any file counts
+    first: int = 0  # rows [first, end) of these files
+    end: int | None = None
+
+
+class HubDataset(NamedTuple):
+    """A dataset on the hub."""
+
+    repo: str
+    splits: dict[str, Part]
+    instruct: bool = False  # header lines, then "Story:", then the story
+
+
+def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[Path, ...]]]:
+    """Download the files of all splits, or take them from the cache.
+
+    Args:
+        revision: branch, tag or commit. Without the network, a branch is what it was last time.
+
+    Returns:
+        the commit, which is the same for all files, and the files by split.
+
+    Raises:
+        UserError: the files cannot be downloaded, or are incomplete or damaged.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo, commit, files = dataset.repo, revision, {}
+    for split, part in dataset.splits.items():
+        for pattern in part.patterns:
+            which = {"repo_type": "dataset", "revision": commit, "allow_patterns": pattern}
+            with _translate_hub_errors(repo, revision):
+                folder = Path(snapshot_download(repo, **which))
+            commit = folder.name
+            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            files[split] = tuple(folder / name for name in sorted(fnmatch.filter(names, pattern)))
+            if files[split]:
+                break
+        shards = [int(n) for path in files[split] for n in re.findall(r"-of-(\d+)", path.name)]
+        if len(files[split]) < max(shards, default=1):
+            raise UserError(
+                f"{repo} at {commit[:8]} lacks files like {part.patterns[0]} (there are "
+                f"{len(files[split])}); connect to the network to complete the cache, or choose "
+                "another --revision"
+            )
+    _check_undamaged({path for paths in files.values() for path in paths})
+    return commit, files
+
+
+def _check_undamaged(paths: Iterable[Path]) -> None:
+    """Raise UserError if a file in the cache has changed, which the hub's client does not check."""
+    for path in paths:
+        blob = path.resolve()  # large files are stored under their sha256
+        if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
+            raise UserError(f"{path} is damaged; delete {blob} and run again")
+
+
+@contextmanager
+def _translate_hub_errors(repo: str, revision: str) -> Iterator[None]:
+    """Turn the exceptions of the hub's client into one line that says what to do."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except Exception as error:  # sockets, HTTP, TLS, Xet and disks have their own exceptions
+        reason = error.__cause__ or error
+        text = " ".join(f"{type(reason).__name__}: {reason}".split())[:160]
+        messages = {  # the first that fits
+            errors.RevisionNotFoundError: f"no revision {revision!r}; give a branch, tag or commit",
+            errors.GatedRepoError: "access requires a login; run `hf auth login`",
+            errors.RepositoryNotFoundError: "not found; if it is private, run `hf auth login`",
+            errors.OfflineModeIsEnabled: "not in the cache, and HF_HUB_OFFLINE is set; unset it",
+            Exception: f"{text}; check the network and run again",
+        }
+        kind = next(k for k in messages if isinstance(error, k) or isinstance(reason, k))
+        raise UserError(
+            f"cannot get {repo} from {constants.ENDPOINT}: {messages[kind]}, "
+            "or choose --source=PATH, or --source=storybook, which needs no network"
+        ) from None
+
+
+def hub_texts(paths: tuple[Path, ...], instruct: bool, part: Part) -> Iterator[str]:
+    """The stories or records of a split, from its downloaded files."""
+    texts = read_texts(paths)
+    if instruct and paths[0].suffix == ".parquet":  # these tables have one line per row
+        texts = split_stories((line + "\n" for line in texts), paths[0])
+    return itertools.islice(texts, part.first, part.end)

@@ -1,0 +1,333 @@
+"""The world of one story: who is there, who holds what, who feels what, and the text so far.
+
+A plot changes the world with verbs (`give`, `lose`, `take`, `feel`, ...). A verb raises
+ContradictionError for what is impossible, such as giving a thing that one does not hold, and it
+records a `Fact`, which the tests check the text against. `say`, `speak` and `tries` fill in
+templates: `{h}` is the person in role h, `{h.his}` a pronoun, `{t.a}` the thing with its
+article, and `[ran|walked]` is replaced by one of the two.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from tinystories.stories.cast import (
+    ADULTS,
+    ANIMALS,
+    CHILDREN,
+    HABITATS,
+    PLACES,
+    THING_ROWS,
+    Person,
+    Place,
+    Thing,
+)
+
+# How someone speaks, by mood; a question is asked and a shout is called whatever the mood.
+MANNERS = {
+    "sad": ("", " sadly", " in a small voice", " with a sigh"),
+    "happy": ("", " with a smile", " happily", " with a big smile"),
+    "scared": ("", " in a tiny voice", " very quietly"),
+    "cross": ("", " crossly", " with a frown"),
+    "sorry": ("", " in a small voice", " very quietly"),
+    "": ("",),
+}
+VERBS = {
+    "?": {"": ("asked",)},
+    "!": {"": ("called", "said"), "happy": ("cheered", "called"), "sad": ("cried",)},
+    ".": {"": ("said",)},
+}
+
+
+class Fact(NamedTuple):
+    """One thing that happened; `at` is the offset in the text where it is described."""
+
+    at: int
+    verb: str
+    who: str
+    what: str = ""
+    to: str = ""
+
+
+class ContradictionError(Exception):
+    """A plot wants something that is impossible in its world."""
+
+
+@cache
+def _pieces(template: str) -> tuple[tuple[str, ...], ...]:
+    """Split "a [b|c] d" into its alternatives: (("a ",), ("b", "c"), (" d",))."""
+    pieces = []
+    for part in template.split("["):
+        choices, bracket, rest = part.partition("]")
+        if bracket:
+            pieces.append(tuple(choices.split("|")))
+        pieces.append((rest if bracket else choices,))
+    return tuple(pieces)
+
+
+@cache
+def with_traits(pool: tuple, traits: str, without: str) -> tuple:
+    """The items of a pool that have all traits in `traits` and none of those in `without`."""
+    need, never = set(traits.split()), set(without.split())
+
+    def marks(item) -> frozenset[str]:
+        return item[2] if isinstance(item, tuple) else item.traits
+
+    return tuple(item for item in pool if need <= marks(item) and not never & marks(item))
+
+
+class World:
+    """Who is there, who holds what, who feels what, and the text so far."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.random = rng.random
+        self.animals = self.random() < 0.3  # a story about animals, or about children
+        self.place: Place = PLACES[0]
+        self.here: list[Person] = []
+        self.holder: dict[Thing, Person | str] = {}  # a person, a spot, or "" for eaten
+        self.mood: dict[Person, str] = {}
+        self.moved: dict[Person, int] = {}  # how many facts there were when a mood changed
+        self.broken: set[Thing] = set()
+        self.roles: dict[str, Any] = {"later": "That evening"}
+        self.people: list[Person] = []
+        self.things: list[Thing] = []
+        self.facts: list[Fact] = []
+        self.text = ""
+        self.gap = ""
+        self.subject: Person | None = None  # whom "he" or "she" would mean now
+        self.speaker: Person | None = None  # who spoke in the last sentence
+        self.brief = self.random() < 0.35
+
+    # Random choices
+
+    def pick(self, options: Sequence):
+        """One of the options, at random."""
+        return options[int(self.random() * len(options))]
+
+    def some(self, options: Sequence, count: int) -> list:
+        """`count` different options, in random order."""
+        left = list(options)
+        return [left.pop(int(self.random() * len(left))) for _ in range(count)]
+
+    # Casting
+
+    def _person(self, pool: tuple[Person, ...]) -> Person:
+        person = self.pick([p for p in pool if all(p.name != q.name for q in self.people)])
+        self.people.append(person)
+        return person
+
+    def hero(self, without: str = "", animals: bool = True) -> Person:
+        """The hero: a child, or an animal in a story about animals."""
+        self.animals = self.animals and animals
+        pool = with_traits(ANIMALS, "lead", without) if self.animals else CHILDREN
+        return self._person(pool)
+
+    friend = hero
+
+    def animal(self, traits: str = "", without: str = "") -> Person:
+        """An animal, where possible one that lives at the place of the story."""
+        homes = self.place.traits & HABITATS
+        pool = with_traits(ANIMALS, traits, without)
+        return self._person(tuple(p for p in pool if p.traits & homes) or pool)
+
+    def adult(self, traits: str = "") -> Person:
+        """An adult from the world of the hero, children's or animals'."""
+        return self._person(
+            with_traits(ADULTS, ("animals " if self.animals else "people ") + traits, "")
+        )
+
+    def thing(self, traits: str, without: str = "", look: str = "") -> Thing:
+        """A thing with these traits that is not yet in the story."""
+        names = [thing.name for thing in self.things]
+        rows = [row for row in with_traits(THING_ROWS, traits, without) if row[0] not in names]
+        name, looks, marks = self.pick(rows)
+        self.things.append(Thing(name, look or self.pick(looks), marks))
+        return self.things[-1]
+
+    def somewhere(self, traits: str = "", without: str = "") -> Place:
+        """A place with these traits, in the wild if the story is about animals."""
+        return self.pick(with_traits(PLACES, traits + (" wild" if self.animals else ""), without))
+
+    # What happens
+
+    def note(self, verb: str, who: Person, what: object = "", to: object = "") -> None:
+        """Record a fact."""
+        at = len(self.text) + len(self.gap)
+        self.facts.append(Fact(at, verb, who.name, str(what), str(to)))
+
+    def must(self, possible: bool, what: str) -> None:
+        """Raise ContradictionError unless `possible`."""
+        if not possible:
+            raise ContradictionError(what)
+
+    def scene(self, place: Place, *who: Person) -> None:
+        """Move the story to a place with only these people in it."""
+        for person in [person for person in self.here if person not in who]:
+            self.leave(person)
+        self.place = place
+        self.roles["p"] = place
+        for person in who:
+            self.enter(person)
+
+    def enter(self, who: Person) -> None:
+        """Someone comes to where the story is."""
+        if who not in self.here:
+            self.note("enter", who, self.place)
+            self.here.append(who)
+
+    def leave(self, who: Person) -> None:
+        """Someone goes away, and cannot speak or act until they enter again."""
+        self.must(who in self.here, f"{who} leaves without being there")
+        self.note("leave", who, self.place)
+        self.here.remove(who)
+
+    def own(self, who: Person, thing: Thing) -> None:
+        """Someone has a thing from the start, or has made it."""
+        self.must(thing not in self.holder, f"the {thing} has somebody already")
+        self.note("own", who, thing)
+        self.holder[thing] = who
+
+    def give(self, who: Person, thing: Thing, to: Person) -> None:
+        """Someone gives a thing to someone else."""
+        self.must(self.holder.get(thing) == who, f"{who} gives the {thing} of another")
+        self.must(who in self.here and to in self.here, f"{who} and {to} do not meet")
+        self.note("give", who, thing, to)
+        self.holder[thing] = to
+
+    def lose(self, who: Person, thing: Thing, spot: str) -> None:
+        """Someone loses a thing, which is then at a spot."""
+        self.must(self.holder.get(thing) == who, f"{who} loses the {thing} of another")
+        self.note("lose", who, thing, spot)
+        self.holder[thing] = spot
+
+    def take(self, who: Person, thing: Thing) -> None:
+        """Someone picks up a thing from the spot where it is."""
+        spot = self.holder.get(thing)
+        self.must(isinstance(spot, str) and spot != "", f"the {thing} does not lie anywhere")
+        self.must(who in self.here, f"{who} is not there to take the {thing}")
+        self.note("take", who, thing, spot)
+        self.holder[thing] = who
+
+    def smash(self, who: Person, thing: Thing) -> None:
+        """Someone breaks a thing that can break."""
+        self.must(self.holder.get(thing) == who, f"{who} breaks the {thing} of another")
+        self.must(
+            "breaks" in thing.traits and thing not in self.broken, f"the {thing} cannot break"
+        )
+        self.note("break", who, thing)
+        self.broken.add(thing)
+
+    def mend(self, who: Person, thing: Thing) -> None:
+        """Someone repairs a broken thing."""
+        self.must(thing in self.broken and who in self.here, f"{who} cannot mend the {thing}")
+        self.note("mend", who, thing)
+        self.broken.discard(thing)
+
+    def eat(self, who: Person, thing: Thing) -> None:
+        """The holder of food eats it, and it is gone."""
+        self.must("food" in thing.traits, f"nobody eats a {thing}")
+        self.must(self.holder.get(thing) == who, f"{who} eats the {thing} of another")
+        self.note("eat", who, thing)
+        self.holder[thing] = ""
+
+    def act(self, who: Person, what: str) -> None:
+        """Someone who is there does something that may change how others feel."""
+        self.must(who in self.here, f"{who} is not there to {what}")
+        self.note("act", who, what)
+
+    def feel(self, mood: str, *who: Person) -> None:
+        """Change moods. Something must have happened since the last change to cause it."""
+        for person in who:
+            since = self.facts[self.moved.get(person, 0) :]
+            cause = [fact.verb for fact in since if fact.verb not in ("feel", "speak")]
+            self.must(bool(cause), f"{person} feels {mood} for no reason")
+            self.mood[person] = mood
+            self.note("feel", person, mood, cause[-1])
+            self.moved[person] = len(self.facts)
+
+    # Text
+
+    def cast(self, **roles: object) -> None:
+        """Name the people, places and things of the story, for use in templates."""
+        self.roles.update(roles)
+
+    def fill(self, template: str) -> str:
+        """The text of a template: one of each alternatives, roles replaced by names."""
+        parts = _pieces(template)
+        chosen = [p[0] if len(p) == 1 else p[int(self.random() * len(p))] for p in parts]
+        mentioned = str(self.roles.get("t")) in self.text
+        if mentioned and self.random() < 0.7:  # its look is known, so the name is enough
+            chosen = [part.replace("{t}", "{t.name}") for part in chosen]
+        return "".join(chosen).format_map(self.roles)
+
+    def write(self, sentence: str, speaker: Person | None = None) -> None:
+        """Append a sentence; its first name becomes a pronoun where that is unambiguous."""
+        about = next((p for p in self.people if sentence.startswith(f"{p} ")), None)
+        if about and self.pronoun(about):
+            sentence = about.He + sentence[len(about.name) :]
+        self.text += self.gap + sentence[0].upper() + sentence[1:]
+        self.gap = " "
+        self.speaker = speaker
+        self.subject = speaker or about
+        if self.subject:
+            rivals = [p for p in self.people if p is not self.subject and p.he == self.subject.he]
+            last = re.split(r"[.!?] ", sentence)[-1]
+            clear = speaker or last.startswith((f"{self.subject} ", self.subject.He))
+            if not clear or any(p.name in sentence or p.kind in sentence for p in rivals):
+                self.subject = None
+
+    def pronoun(self, who: Person) -> bool:
+        """Whether to use a pronoun: only for the subject of the previous sentence, at random."""
+        return who is self.subject and self.gap == " " and who.he != "it" and self.random() < 0.75
+
+    def say(self, *phrasings: str) -> None:
+        """Write one of several phrasings."""
+        self.write(self.fill(self.pick(phrasings)))
+
+    def maybe(self, *phrasings: str) -> None:
+        """Write one of several phrasings, or nothing."""
+        if not self.brief and self.random() < 0.6:
+            self.say(*phrasings)
+
+    def chat(self, who: Person, *lines: str) -> None:
+        """Someone says one of several lines, or nothing."""
+        if not self.brief and self.random() < 0.6:
+            self.speak(who, *lines)
+
+    def paragraph(self) -> None:
+        """Begin a new paragraph."""
+        if self.text:
+            self.gap = "\n\n"
+
+    def speak(self, who: Person, *lines: str) -> None:
+        """Someone who is there says one of several lines, in the manner of their mood."""
+        self.must(who in self.here, f"{who} speaks without being there")
+        if self.speaker not in (None, who):
+            self.paragraph()  # an answer begins a new line
+        self.note("speak", who)
+        line = self.fill(self.pick(lines))
+        mood = self.mood.get(who, "")
+        verbs = VERBS[line[-1]]
+        verb = self.pick(verbs.get(mood) or verbs[""])
+        manner = self.pick(MANNERS[mood]) if verb == "said" else ""
+        quote = line[:-1] + "," if line[-1] == "." else line
+        first = self.random() < 0.6
+        if first and self.pronoun(who):
+            self.write(f'"{quote}" {who.he} {verb}{manner}.', who)
+        elif first:
+            self.write(f'"{quote}" {verb} {who}{manner}.', who)
+        else:
+            self.write(f'{who} {verb}{manner}, "{line}"', who)
+
+    def tries(self, count: int, *attempts: str) -> None:
+        """Write `count` attempts, each given as "what was done -> why it failed"."""
+        count = max(1, count - 1) if self.brief else count
+        for number, attempt in enumerate(self.some(attempts, count)):
+            done, why = attempt.split(" -> ")
+            order = self.pick((("First, ", ""), ("Then ", "Next, "), ("After that, ",))[number])
+            self.note("attempt", self.roles["h"], done, why)
+            self.say(f"{order}{done}, but {why}.", f"{order}{done}. But {why}.")
