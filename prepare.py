@@ -67,15 +67,15 @@ def main(s: Settings) -> None:
     assert s.dataset is not None  # __post_init__ gave it a name
     folder = dataset_folder(s.dataset)
     if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
-        raise UserError(f"{folder} is there and holds no dataset; choose another --dataset")
-    source = None if s.source in HUB else open_stories(s)  # the hub only when it has to be
+        raise UserError(f"{folder} exists and holds no dataset; choose another --dataset")
+    source = None if s.source in HUB else open_stories(s)  # ask the hub only if needed
     inputs = describe_inputs(s, source)
     if folder.exists() and not s.overwrite:
         meta = read_meta(folder)
         if not meta or inputs != {name: meta.get(name) for name in inputs}:
             raise UserError(
-                f"{folder} is there already, prepared with other settings or from files that have "
-                "changed; replace it with --overwrite=True, or choose another --dataset"
+                f"{folder} exists, prepared with other settings or from files that have changed; "
+                "replace it with --overwrite=True, or choose another --dataset"
             )
         print(f"{s.dataset} is already prepared, with these settings: {summary(meta)}")
         return

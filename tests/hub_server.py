@@ -3,7 +3,7 @@
     with serving({"owner/name": {"data/train.txt": b"..."}}) as hub:
         ... HF_ENDPOINT=hub.url ...
 
-It can be told to misbehave: to cut connections in the middle of a file, or to ask for a login.
+It can misbehave: cut connections in the middle of a file, or require a login.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ BRANCH = "main"
 
 @dataclass
 class Hub:
-    """What the server knows, and what it has been asked."""
+    """What the server offers, and the requests it got."""
 
     repos: dict[str, dict[str, bytes]]  # files by path, by repository
     url: str = ""

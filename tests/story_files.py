@@ -32,12 +32,12 @@ def lines_of(texts: list[str], column: str = "text") -> str:
 
 
 def read(source: str, **more) -> list[str]:
-    """All stories of a source, as if none went to validation."""
+    """All stories of a source, none of them left out for validation."""
     return list(open_source(source, val_source=source, **more).stories("train"))
 
 
 def mistake(*args, **more) -> str:
-    """What the user is told, which fits on one line."""
+    """The message of the error, which is one line."""
     with pytest.raises(UserError) as caught:
         source = open_source(*args, **more)
         for split in source.readers:

@@ -18,7 +18,7 @@ TINYSTORIES = "roneneldan/TinyStories"
 INSTRUCT = "roneneldan/TinyStoriesInstruct"
 CLEAN = "karpathy/tinystories-gpt4-clean"
 
-# Opens a source and prints what came of it: the texts of each split asked for, or the mistake.
+# Opens a source and prints the texts of each split, or the error.
 CLIENT = """
 import json, sys
 from configurator import UserError
@@ -68,7 +68,7 @@ def fetch(
     revision: str = "main",
     **more: str,
 ) -> dict:
-    """Run the client with a cache folder of its own; what it printed."""
+    """Run the client with a new cache folder; returns what it printed."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     env |= {
         "HF_ENDPOINT": hub if isinstance(hub, str) else hub.url,
@@ -86,7 +86,7 @@ def fetch(
 
 
 def mistake(result: dict) -> str:
-    """The mistake, which is one line and holds no story."""
+    """The message of the error, which is one line, and no story."""
     assert list(result) == ["mistake"], result
     assert "\n" not in result["mistake"]
     return result["mistake"]
@@ -206,7 +206,7 @@ def test_a_download_that_never_ends_well_gives_no_story(tmp_path):
         assert "check the network and run again" in said and hub.url in said
     whole = {etag(body) for body in repos[TINYSTORIES].values()}
     assert not [path for path in tmp_path.rglob("*") if path.name in whole]
-    with serving(repos) as hub:  # and the next attempt is none the worse for it
+    with serving(repos) as hub:  # and the next attempt succeeds
         assert len(fetch(hub, tmp_path, "tinystories_v2", "train")["train"]) == 400
 
 

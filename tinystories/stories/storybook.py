@@ -102,7 +102,7 @@ def closing(w: World, *endings: str, lesson: Sequence[str] = ()) -> None:
 
 
 def lost(w: World) -> None:
-    """Something small falls out unseen; the wrong spots come first, then thinking helps."""
+    """A small thing is lost; searching in the wrong spots fails, remembering helps."""
     h, f, p = w.hero(), w.friend(), w.somewhere(without="room")
     t = w.thing("small")
     spot, *wrong = w.some(p.spots, 3)
@@ -156,7 +156,7 @@ def lost(w: World) -> None:
 
 
 def stuck_high(w: World) -> None:
-    """The wind puts something up high; jumping fails, and someone who can get up there helps."""
+    """The wind blows a thing up high; jumping fails, a helper who can reach it succeeds."""
     h = w.hero("flies climbs")
     f = w.friend("flies climbs")
     p = w.somewhere("high out")
@@ -209,7 +209,7 @@ def stuck_high(w: World) -> None:
 
 
 def floated(w: World) -> None:
-    """Something floats away; sticks and stones are no use, but a swimmer is."""
+    """A thing floats away; sticks and stones fail, someone who swims gets it back."""
     h, p = w.hero("swims"), w.somewhere("float")
     t = w.thing("floats")
     a = w.adult() if p.water == "sea" else w.animal("swims")
@@ -266,7 +266,7 @@ def floated(w: World) -> None:
 
 
 def mended(w: World) -> None:
-    """A loved thing breaks; string and honey do not hold, but a patient helper mends it."""
+    """A toy breaks; string and honey do not hold it together, a patient adult mends it."""
     h = w.hero()
     p, t, g = w.somewhere("home" if not w.animals else ""), w.thing("toy breaks"), w.adult("mends")
     w.cast(h=h, p=p, t=t, g=g)
@@ -320,7 +320,7 @@ def mended(w: World) -> None:
 
 
 def truth(w: World) -> None:
-    """A borrowed thing breaks and is hidden; nothing feels right until the truth is told."""
+    """The hero breaks a borrowed thing and hides it, and feels bad until saying so."""
     h, f, p = w.hero(), w.friend(), w.somewhere(without="room")
     t, spot = w.thing("breaks"), w.pick(p.spots)
     w.cast(h=h, f=f, p=p, t=t, s=spot)
@@ -377,7 +377,7 @@ def truth(w: World) -> None:
 
 
 def shared_bite(w: World) -> None:
-    """Somebody hungry comes along; only a real half of the treat will do, and it is repaid."""
+    """The hero meets someone hungry and, after excuses, shares a treat; the sharing is repaid."""
     h, p, t = w.hero(), w.somewhere("out wild"), w.thing("food halves")
     w.cast(h=h, p=p, t=t)
     w.place = p
@@ -430,7 +430,7 @@ def shared_bite(w: World) -> None:
     )
 
 
-# fear | place | what is tried in vain | how it goes well in the end
+# fear | place | failing attempts | the success in the end
 FEARS = """
 the tall slide | playground | {h} climbed halfway up -> {h.his} knees shook like pudding and \
 {h.he} climbed back down | {h} sat down, held on and let go. Whoosh! Down {h.he} went
@@ -449,7 +449,7 @@ FEAR_ROWS = tuple(tuple(row) for row in table_rows(FEARS))
 
 
 def brave(w: World) -> None:
-    """Someone is afraid; alone it does not work, but with a friend and a trick it does."""
+    """The hero overcomes a fear: not alone, but with a friend and a trick."""
     fear, where, attempt, success = w.pick(FEAR_ROWS)
     h, f = w.hero(animals=False), w.friend(animals=False)
     p = next(place for place in PLACES if place.name == where)
@@ -517,7 +517,7 @@ NOT_MINE = {
 
 
 def little_one(w: World) -> None:
-    """A baby animal cannot find its mother; after two wrong ones, listening leads to her."""
+    """A baby animal looks for its mother; after two wrong ones, listening leads to her."""
     (baby, mother, call), *others = w.some(BABY_ROWS, 3)
     p = w.somewhere("farm out")
     h = w.hero(without="farm")
@@ -569,7 +569,7 @@ def little_one(w: World) -> None:
 
 
 def gift(w: World) -> None:
-    """Every birthday present goes wrong, until the hero gives away something of their own."""
+    """Every birthday present goes wrong, until the hero gives away a favorite thing."""
     h, f = w.hero(animals=False), w.friend(animals=False)
     p, t = w.somewhere("home", "farm out"), w.thing("toy", without="wear")
     w.cast(h=h, f=f, p=p, t=t)
@@ -625,7 +625,7 @@ def gift(w: World) -> None:
 
 
 def rained_out(w: World) -> None:
-    """Rain falls on a picnic; trees drip and umbrellas turn over, but a floor will do."""
+    """Rain falls on a picnic; trees and umbrellas do not help, so they eat on the kitchen floor."""
     h, f = w.hero(animals=False), w.friend(animals=False)
     p, t, g = w.somewhere("soil high", "home"), w.thing("food baked"), w.adult("tall")
     w.cast(h=h, f=f, p=p, t=t, g=g)
@@ -676,7 +676,7 @@ def rained_out(w: World) -> None:
     )
 
 
-# noise | what it might be | a brave try | what it was
+# noise | what it might be | an attempt | what it was
 NOISES = """
 Scratch, scratch | a monster with long claws | a hedgehog. It was looking for its dinner \
 in an old paper bag
@@ -690,7 +690,7 @@ NOISE_ROWS = tuple(tuple(row) for row in table_rows(NOISES))
 
 
 def noise(w: World) -> None:
-    """A noise at night grows in the dark and becomes small in the light of a lamp."""
+    """A noise at night is frightening in the dark, and harmless in the light of a lamp."""
     h, f = w.hero(animals=False), w.friend(animals=False)
     g = w.adult()
     sound, guess, truth_ = w.pick(NOISE_ROWS)
@@ -749,7 +749,7 @@ PLANTS = {
 
 
 def seed(w: World) -> None:
-    """A seed will not be hurried; when the hero stops pulling at it and waits, it grows."""
+    """A seed does not grow faster for what the hero tries; waiting helps."""
     h, p, g = w.hero(), w.somewhere("soil"), w.adult("grows")
     plant = w.pick(tuple(PLANTS))
     w.cast(h=h, g=g, p=p, plant=plant, later="One evening")
@@ -798,7 +798,7 @@ def seed(w: World) -> None:
 
 
 def bake(w: World) -> None:
-    """Baking goes wrong for plain reasons, twice, and then it smells right."""
+    """Baking fails twice, each time for a simple reason, and then succeeds."""
     h = w.hero(animals=False)
     p = next(place for place in PLACES if place.name == "kitchen")
     t, g, f = w.thing("food baked"), w.adult("bakes"), w.friend(animals=False)
@@ -848,7 +848,7 @@ def bake(w: World) -> None:
 
 
 def unstuck(w: World) -> None:
-    """A big animal is stuck and all pull in vain; the smallest finds that it need not be pulled."""
+    """A big animal is stuck and pulling fails; the smallest one has a better idea."""
     p = w.place = w.somewhere("farm out")
     h, f, a = w.hero(without="stuck tiny"), w.friend(without="stuck tiny"), w.animal("stuck")
     tiny = w.animal("tiny")
@@ -905,7 +905,7 @@ def unstuck(w: World) -> None:
 
 
 def shiny(w: World) -> None:
-    """A bird takes something shiny; begging does not help, but a fair trade does."""
+    """A crow takes a shiny thing; begging fails, a fair trade succeeds."""
     h, p = w.hero("flies climbs"), w.somewhere("out high")
     t, other = w.thing("shiny"), w.thing("shiny")
     crow = next(animal for animal in ANIMALS if animal.name == "Jet")
@@ -961,7 +961,7 @@ def shiny(w: World) -> None:
     )
 
 
-# skill | place | three attempts | how it went in the end
+# skill | place | three attempts | the success in the end
 SKILLS = """
 ride a bike | park | {h} pushed off -> {h.he} forgot to steer and rode into a bush; \
 {h} held on very tight -> {h.he} forgot to push with {h.his} feet and tipped over; \
@@ -988,7 +988,7 @@ SKILL_ROWS = tuple(tuple(row) for row in table_rows(SKILLS))
 
 
 def learn(w: World) -> None:
-    """A skill does not come at once; each fall has a reason, and practice overcomes them."""
+    """The hero learns a skill; each attempt fails for a reason, practice helps."""
     skill, where, attempts, success = w.pick(SKILL_ROWS)
     h, f = w.hero(animals=False), w.friend(animals=False)
     p = next(place for place in PLACES if place.name == where)
@@ -1025,7 +1025,7 @@ def learn(w: World) -> None:
 
 
 def newcomer(w: World) -> None:
-    """Somebody new is shy; loud greetings do not help, but playing quietly nearby does."""
+    """A newcomer is shy; loud greetings fail, playing quietly nearby helps."""
     h, f = w.hero(), w.friend()
     p, t = w.somewhere("out"), w.thing("toy pair")
     w.cast(h=h, f=f, p=p, t=t)
@@ -1076,7 +1076,7 @@ def newcomer(w: World) -> None:
 
 
 def heavy(w: World) -> None:
-    """Something too heavy to carry need not be carried: round things roll, others slide."""
+    """A thing is too heavy to carry, but round things roll and others slide."""
     h, f, p = w.hero(), w.friend(), w.somewhere("out soil")
     g, t = w.adult(), w.thing("heavy", without="cold")
     w.cast(h=h, f=f, g=g, p=p, t=t)
@@ -1130,7 +1130,7 @@ def heavy(w: World) -> None:
 
 
 def turns(w: World) -> None:
-    """Two pull at one thing until it lies in the mud; there is a game in which both can have it."""
+    """Two friends fight over a toy until it falls into the mud, then invent a game for both."""
     h, f, p = w.hero(), w.friend(), w.somewhere("soil")
     t = w.thing("toy pair")
     w.cast(h=h, f=f, p=p, t=t)
