@@ -337,7 +337,7 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
     with figures.saved_figure(path, height=16.5) as figure:
         title = f"{stats.name}: {len(stats.train.stories):,} training stories"
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-        upper, lower = figure.subfigures(2, 1, height_ratios=(4, 1))
+        (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(4, 1))
         panels = upper.subplots(4, 2, height_ratios=(3, 3, 2.4, 4.2))
         lengths = {"words": stats.sample.lengths, "tokens": stats.train.lengths}
         for axes, (unit, values) in zip(panels[0], lengths.items(), strict=True):

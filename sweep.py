@@ -1,9 +1,9 @@
 """Train runs that differ in a few settings, and compare their validation losses.
 
-    python sweep.py config/x.py --n_head=2,4 --n_layer=2,4      four combinations
+    python sweep.py config/x.py --n_head=2,4 --n_layer=2,4    four combinations
     python sweep.py config/x.py --learning_rate=1e-3..1e-2 --num_random_runs=9
-                                                    nine values, log-uniform
-    python sweep.py config/x.py --vocab_size=512,2048           two new datasets
+                                                  nine values, log-uniform
+    python sweep.py config/x.py --vocab_size=512,2048         two new datasets
     python sweep.py --source=a.txt --vocab_size=512,2048 --tokenizer=bpe
 
 Each setting of train.py and prepare.py (see their --help) takes one value or
@@ -50,11 +50,7 @@ from tinystories.processes import ScriptRunner, print_rank0
 from tinystories.run import load_checkpoint, run_folder
 from tinystories.terminal import progress, right_aligned, short_count
 
-
-class AllSettings(Settings, train.Settings, prepare.Settings):
-    """Declares everything that a sweep's command line may set."""
-
-
+AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), {})
 SWEEP_NAMES = {field.name for field in fields(Settings)}
 PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
 RESULT = {  # of a finished run: the column of the table, and its format
@@ -128,13 +124,14 @@ def combinations(values: dict[str, list | tuple], s: Settings) -> list[dict]:
     rng.shuffle(found)  # a larger sample begins with a smaller one
     repeated = itertools.cycle(found) if ranges else found
     return [
-        listed | {name: sample_log_uniform(*ends, rng) for name, ends in ranges.items()}
+        listed | {name: sample_log_uniform(ends, rng) for name, ends in ranges.items()}
         for listed in itertools.islice(repeated, s.num_random_runs)
     ]
 
 
-def sample_log_uniform(low: float, high: float, rng: random.Random) -> float:
-    """A number from low to high, uniform on a logarithmic scale; an integer between integers."""
+def sample_log_uniform(ends: list | tuple, rng: random.Random) -> float:
+    """A number between two, uniform on a logarithmic scale; an integer between integers."""
+    low, high = ends
     if isinstance(low, int):  # an integer n represents [n, n + 1) on the log scale
         number = int(math.exp(rng.uniform(math.log(low), math.log(high + 1))))
     else:
@@ -176,7 +173,7 @@ def dataset_settings(combination: dict, base: str) -> dict:
             raise UserError("with --source, datasets are named after it; leave out --dataset")
         in_name = changes.keys() & {"source", "tokenizer", "vocab_size"}
         settings = {name: changes.pop(name) for name in in_name}
-        base = prepare.Settings(**settings).dataset  # named after these three
+        base = prepare.Settings(**settings).dataset or base  # named after these three
     else:
         meta = dataset.read_meta(dataset.dataset_folder(base))
         if meta is None:

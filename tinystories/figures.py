@@ -12,7 +12,7 @@ import csv
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,13 +149,15 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
             order = np.argsort(x, kind="stable")  # NaN last
             categories = list(dict.fromkeys(str(values[i]) for i in order))
             x = np.array([categories.index(str(value)) for value in values], dtype=float)
-            slanted = {"rotation": 20, "ha": "right"} if sum(map(len, categories)) > 70 else {}
-            axes.set_xticks(range(len(categories)), categories, **slanted)
+            axes.set_xticks(range(len(categories)), categories)
+            if sum(map(len, categories)) > 70:  # no room side by side
+                for text in axes.get_xticklabels():
+                    text.set(rotation=20, ha="right")
             axes.set_xlim(-0.5, len(categories) - 0.5)
         good = np.isfinite(bits)
         axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
         best = {value: bits[good & (x == value)].min() for value in np.unique(x[good])}
-        axes.plot(best.keys(), best.values(), "o-", color=BLUE, label="the best at each value")
+        axes.plot(list(best), list(best.values()), "o-", color=BLUE, label="the best at each value")
         if failed := (~good).sum():
             top = {"transform": axes.get_xaxis_transform()}  # x in values, y from 0 to 1
             label = f"no result: {failed}"
@@ -178,8 +180,8 @@ def saved_figure(path: Path, height: float) -> Iterator[Figure]:
     png = io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn for it
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
         yield figure
         figure.savefig(png, format="png")
     atomic_write(path, png.getvalue())
@@ -204,14 +206,14 @@ def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: st
     axes.grid(visible=False, axis="x")
 
 
-def bars(axes: Axes, title: str, unit: str, values: dict[str, float], label_format: str) -> None:
+def bars(axes: Axes, title: str, unit: str, values: Mapping[str, float], label_format: str) -> None:
     """A horizontal bar for each of the `values`, the first on top, each with its number.
 
     Args:
         label_format: of the numbers, as in "{:.1f}".
     """
     _horizontal_axes(axes, title, unit, values)
-    drawn = axes.barh(range(len(values)), values.values(), color=SKY)
+    drawn = axes.barh(range(len(values)), list(values.values()), color=SKY)
     axes.bar_label(drawn, [label_format.format(value) for value in values.values()], padding=3)
     axes.margins(x=0.18, y=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -220,7 +222,7 @@ def bars(axes: Axes, title: str, unit: str, values: dict[str, float], label_form
 
 
 def stacked_bars(
-    axes: Axes, title: str, unit: str, rows: dict[str, Sequence[float]], parts: Sequence[str]
+    axes: Axes, title: str, unit: str, rows: Mapping[str, np.ndarray], parts: Sequence[str]
 ) -> None:
     """A bar of 100 % for each of the `rows`, divided into up to four `parts`."""
     _horizontal_axes(axes, title, unit, rows, pad=24)
@@ -360,14 +362,14 @@ def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
     axes.text(-0.012, -0.075, "steps", ha="right", va="top", transform=axes.transAxes)
     for name, y in (("tokens", -0.27), ("minutes", -0.54)):
         steps, values = (np.append(0, column) for column in _finite(log["step"], log[name]))
-        ticks = MaxNLocator(8).tick_values(0, values[-1])
+        ticks = np.array(MaxNLocator(8).tick_values(0, values[-1]))
         ticks = ticks[(ticks >= 0) & (ticks <= values[-1])]
         scale = axes.secondary_xaxis(y)
         scale.set_xticks(np.interp(ticks, values, steps), map(_short, ticks))
         axes.text(-0.012, y - 0.075, name, ha="right", va="top", transform=axes.transAxes)
 
 
-def _horizontal_axes(axes: Axes, title: str, unit: str, rows: dict, pad: float = 6) -> None:
+def _horizontal_axes(axes: Axes, title: str, unit: str, rows: Mapping, pad: float = 6) -> None:
     """Axes for one horizontal bar for each of the `rows`, the first on top."""
     axes.set_title(title, pad=pad)
     axes.set_xlabel(unit)
@@ -381,11 +383,11 @@ def _legend_above(axes: Axes, columns: int) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
 
 
-def _exact(x: float, _position: int = 0) -> str:
+def _exact(x: float, _position: float = 0) -> str:
     """A number on an axis: 0.003, 2.5, 850, 4,096, 50,257."""
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
-def _short(x: float, _position: int = 0) -> str:
+def _short(x: float, _position: float = 0) -> str:
     """A number on an axis, shorter where it is large: 0.003, 2.5, 850, 4,096, 12.5K, 3M."""
     return _exact(x) if abs(x) < 10_000 else short_count(x)

@@ -183,7 +183,7 @@ class ScriptRunner:
             )
             if self.signal:  # came while it started
                 self.forward_signal(self.signal)
-            for line in self.process.stdout:
+            for line in self.process.stdout or ():
                 file.write(line)
                 last = line.strip() or last
                 self.bar.set_postfix_str(last)
