@@ -1,11 +1,11 @@
-"""2.1M parameters on TinyStories: the best model that ten minutes of two CPU cores buy.
+"""2.1M parameters on TinyStories: the best result of ten minutes on two CPU cores.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_cpu.py
 
-On two cores without bfloat16 it reached 0.928 bits per byte, where nanoGPT in the CPU shape of its
-README reached 1.316; docs/findings.md tells how these settings were found. Short windows and small
-steps are for minutes: for hours take longer and larger ones, and more layers.
+On two cores without bfloat16 it reached 0.928 bits per byte; nanoGPT, in its README's shape for a
+CPU, reached 1.316. docs/findings.md shows how these settings were found. Short windows and few tokens
+per step are for minutes; for hours take longer windows, more tokens per step and more layers.
 """
 
 out_dir = "out/tinystories_cpu"
@@ -20,7 +20,7 @@ n_head = 3
 n_embd = 192
 
 max_minutes = 10
-max_iters = 1_000_000  # never reached: the minutes decide
+max_iters = 1_000_000  # never reached: max_minutes ends the run
 learning_rate = 2e-3
 min_lr = 1e-4
 warmup_iters = 20

@@ -1,11 +1,12 @@
-"""30M parameters on TinyStories-Instruct: stories told from a summary, words or features.
+"""30M parameters on TinyStories-Instruct: stories from a summary, words or features.
 
 The data:  python prepare.py --source=tinystories_instruct
 Training:  python train.py config/tinystories_instruct_30m.py
 Sampling:  python sample.py --out_dir=out/tinystories_instruct_30m --start=FILE:wish.txt
 
-where wish.txt holds header lines such as `Words: boat, brave, soup`, then `Story:`. The window is
-512 tokens, as a record with its header lines is longer than a story.
+where wish.txt holds header lines such as `Words: boat, brave, soup`, then `Story:`. The window has
+512 tokens, since a record with its header lines is longer than a story. A step has as many tokens
+as one of tinystories_30m; its learning rate, taken over, is not tuned here.
 """
 
 out_dir = "out/tinystories_instruct_30m"
@@ -18,7 +19,7 @@ block_size = 512
 n_layer = 6
 n_head = 6
 n_embd = 384
-dropout = 0.1
+dropout = 0.1  # not tuned
 
 learning_rate = 1e-3
 max_iters = 5000
