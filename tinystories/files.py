@@ -11,7 +11,7 @@ from pathlib import Path
 from configurator import UserError
 
 
-def atomic_write(path: Path, *parts: bytes) -> None:
+def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
     Raises:

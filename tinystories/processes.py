@@ -110,8 +110,8 @@ class StopSignal:
                 if stream.isatty():
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         print_rank0("stopping and saving; press Ctrl-C again to quit immediately")
-        second_signal = hangup
-        while second_signal == hangup:
+        second_signal = 0
+        while second_signal in (0, hangup):
             second_signal = reader.recv(1)[0]
         os._exit(128 + second_signal)
 
