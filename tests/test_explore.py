@@ -176,6 +176,7 @@ def test_the_first_tokens_of_a_large_vocabulary_are_the_small_one():
 # The command --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_summary_and_plots_a_page(dataset, tmp_path):
     plot = tmp_path / "page.png"
     done = command("explore.py", f"--dataset={dataset}", f"--plot={plot}")

@@ -88,6 +88,7 @@ def output(folder, run: str) -> str:
     return (folder / run / "output.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_which_says_how_to_resume(stopped):
     _, argv, status, printed = stopped
     assert status == 130
@@ -96,6 +97,7 @@ def test_ctrl_c_stops_a_sweep_which_says_how_to_resume(stopped):
     assert "2/6" not in printed
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_and_a_finished_one_is_not_repeated(finished):
     folder, _, printed = finished
     assert printed.splitlines()[0] == f"6 runs in {folder}, 1 of them finished already"
@@ -106,6 +108,7 @@ def test_a_stopped_run_is_resumed_and_a_finished_one_is_not_repeated(finished):
     assert "stopped and saved after step" in output(folder, GOOD[1])
 
 
+@pytest.mark.slow
 def test_a_script_ends_soon_after_its_sweep_is_killed(tmp_path):
     script, ended = tmp_path / "endless.py", tmp_path / "ended"
     script.write_text(
@@ -132,6 +135,7 @@ def test_a_script_ends_soon_after_its_sweep_is_killed(tmp_path):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_runs_the_best_first(finished):
     folder, _, printed = finished
     first, second, *_ = rows(folder)
@@ -148,6 +152,7 @@ def test_results_are_those_of_the_runs_the_best_first(finished):
     assert [line.split()[1] for line in table[1:3]] == [first["n_head"], second["n_head"]]
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_a_row_that_says_why(finished):
     folder, _, printed = finished
     reasons = {row["run"]: row["error"] for row in rows(folder)[2:]}
@@ -158,6 +163,7 @@ def test_a_failed_run_is_a_row_that_says_why(finished):
         assert f"{run}: failed: {reason}\n" in printed
 
 
+@pytest.mark.slow
 def test_a_swept_vocabulary_has_its_dataset_prepared(finished):
     folder, _, printed = finished
     prepared = folder.parent / "tales_vocab_size=280"
@@ -168,12 +174,14 @@ def test_a_swept_vocabulary_has_its_dataset_prepared(finished):
         assert config["dataset"] == str(prepared)
 
 
+@pytest.mark.slow
 def test_each_swept_setting_has_a_plot(finished):
     folder = finished[0]
     for name in ("vocab_size", "n_head"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(finished):
     folder, argv, _ = finished
     before = (folder / "results.csv").read_bytes()
@@ -346,18 +354,17 @@ DAMAGED = ("", "{", "null", "[1, 2]", "[" * 100_000, '{"val_loss": []}', '{"val_
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_result_is_no_result(finished, tmp_path, text):
-    result = (finished[0] / GOOD[0] / "result.json").read_text()
-    (tmp_path / "result.json").write_text(result)
-    assert sweep.read_result(tmp_path)["step"] == 60
+def test_a_damaged_result_is_no_result(tmp_path, text):
+    (tmp_path / "result.json").write_text(json.dumps(dict.fromkeys(sweep.RESULT, 1.5)))
+    assert sweep.read_result(tmp_path)["step"] == 1.5
     (tmp_path / "result.json").write_text(text)
     assert sweep.read_result(tmp_path) is None
 
 
 @pytest.mark.parametrize("value", ["null", "NaN", "1e999", '"1.0"', "true", "1" + "0" * 400])
-def test_a_result_that_is_not_a_finite_number_is_no_result(finished, tmp_path, value):
-    result = json.loads((finished[0] / GOOD[0] / "result.json").read_text())
-    text = json.dumps(result | {"val_loss": "?"}).replace('"?"', value)
+def test_a_result_that_is_not_a_finite_number_is_no_result(tmp_path, value):
+    result = dict.fromkeys(sweep.RESULT, 1.5) | {"val_loss": "?"}
+    text = json.dumps(result).replace('"?"', value)
     (tmp_path / "result.json").write_text(text)
     assert sweep.read_result(tmp_path) is None
 
