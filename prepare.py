@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Name
+from tinystories.ranges import Count, Name, OpenFraction
 from tinystories.stories.files import short_name
 
 
@@ -29,7 +29,7 @@ class Settings(RangedSettings):
     source: Name = "tinystories"  # a name or a path; see above
     revision: Name = "main"  # branch, tag or commit on the hub
     val_source: str | None = None  # validation stories, for files of your own
-    val_fraction: float = 0.01  # without val_source, share for validation
+    val_fraction: OpenFraction = 0.01  # for validation if no val_source
     text_field: str | None = None  # column of the text; None: text or story
     max_stories: Count | None = None  # limit of training stories
     clean: bool = True  # fix text, drop broken or duplicate stories

@@ -109,8 +109,6 @@ def open_source(
         raise UserError(f"--val_source and --text_field go with files of your own, not {source}")
     if source in HUB:
         return _open_hub(source, revision)
-    if val_source is None and not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
     files, origin = {}, source
     if source == "storybook":
         count = STORYBOOK_COUNT if count is None else count

@@ -8,7 +8,6 @@ import codecs
 import csv
 import difflib
 import glob
-import itertools
 import json
 import os
 import re
@@ -45,19 +44,24 @@ def find_files(source: str, text_field: str | None, known: Sequence[str]) -> tup
         hint = f"did you mean {near[0]}?" if near else f"a source is a path or {', '.join(known)}"
         raise UserError(f"there is no file {source}; {hint}")
     try:
-        counts = [_count_up_to_two(read_texts([path], text_field)) for path in paths]
+        starts = [_first_texts(path, text_field) for path in paths]
     except OSError as error:  # no permission, a failing disk
         raise UserError(f"cannot read {error.filename or source}: {error.strerror}") from None
-    if not any(counts):
+    if not any(map(any, starts)):
         raise UserError(f"{source} holds no stories")
-    if paths[0].suffix.lower() == ".txt" and sum(counts) == 1:
+    if paths[0].suffix.lower() == ".txt" and sum(map(len, starts)) == 1:
         raise UserError(f"{source} is one single story; write a line {SEPARATOR} between stories")
     return paths
 
 
-def _count_up_to_two(texts: Iterator[str]) -> int:
-    """How many of the texts are not blank: 0, 1, or 2 for more."""
-    return sum(1 for _ in itertools.islice(filter(str.strip, texts), 2))
+def _first_texts(path: Path, text_field: str | None) -> list[bool]:
+    """For each of the first two texts, or as many as it takes to find a story: is it one?"""
+    found = []
+    for text in read_texts([path], text_field):
+        found.append(text.strip() != "")
+        if len(found) > 1 and any(found):
+            break
+    return found
 
 
 def short_name(source: str) -> str:
