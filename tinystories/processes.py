@@ -95,20 +95,19 @@ class StopSignal:
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)
-        numbers = trapped_signals()
-        for number in numbers:
+        for number in trapped_signals():
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(writer.fileno())
-        threading.Thread(target=self._watch, args=(reader, writer), daemon=True).start()
+        self.writer = writer  # keep a reference: garbage collection would close it
+        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+        threading.Thread(target=self._watch, args=(reader, terminals), daemon=True).start()
 
-    def _watch(self, reader: socket.socket, writer: socket.socket) -> None:
-        # `writer` is an argument to keep a reference: it would be closed by garbage collection.
+    def _watch(self, reader: socket.socket, terminals: list[int]) -> None:
         hangup = getattr(signal, "SIGHUP", None)
         self.number = reader.recv(1)[0]
         if self.number == hangup:  # printing to the closed terminal would fail
-            for stream in (sys.stdout, sys.stderr):
-                if stream.isatty():
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            for descriptor in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         print_rank0("stopping and saving; press Ctrl-C again to quit immediately")
         second_signal = 0
         while second_signal in (0, hangup):
