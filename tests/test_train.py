@@ -288,6 +288,8 @@ import sys, torch, configurator
 sys.argv[0] = "train.py"
 import train
 
+pytestmark = pytest.mark.slow
+
 def plant(network, where, step):
     calls = 0
     def forward(module, inputs, loss):
