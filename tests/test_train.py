@@ -25,6 +25,8 @@ from tinystories.optim import Optimizer
 from tinystories.run import MODEL_SETTINGS, load_checkpoint
 from tinystories.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def log(folder, column: str) -> list[float]:
     """A column of log.csv, without its empty places."""
@@ -287,8 +289,6 @@ PLANT = """
 import sys, torch, configurator
 sys.argv[0] = "train.py"
 import train
-
-pytestmark = pytest.mark.slow
 
 def plant(network, where, step):
     calls = 0
