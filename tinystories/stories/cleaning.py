@@ -30,19 +30,15 @@ MIN_BYTES = 60  # UTF-8: about ten English words, or twenty Chinese characters
 def clean_story(
     text: str, *, repair_only: bool = False, instruct: bool = False
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Repair a story, or drop it if it is broken.
+    """The cleaned text and the RULES that changed it, or None and the rule that dropped it.
 
     Args:
-        text: one raw story or record.
         repair_only: drop only empty texts, as for validation, so that losses stay comparable with
             those that others measured on the same stories.
         instruct: header lines precede the story; they are repaired, but no rule drops them.
-
-    Returns:
-        the cleaned text and the RULES that changed it, or None and the rule that dropped it.
     """
     changed = []
-    for rule, repair in _REPAIRS:
+    for rule, repair in _REPAIRS.items():
         before, text = text, repair(text)
         if text != before:
             changed.append(rule)
@@ -55,10 +51,8 @@ def cleaned(
 ) -> Iterator[str]:
     """Clean the texts of a split, and drop training stories that came before.
 
-    Args:
-        val_keys: digests of the validation stories. Filled by split "val", which has to come
-            first; excluded from "train".
-        counts: incremented by rule, for each text that the rule changed or dropped.
+    `val_keys` are the digests of the validation stories: filled by split "val", which has to come
+    first, and excluded from "train". `counts` counts the texts that a rule changed or dropped.
     """
     keys = val_keys if split == "val" else set()
     for text in texts:
@@ -80,8 +74,7 @@ def digest(text: str) -> int:
     64 bits, since millions are held in memory. The probability that any two of n = 3 million
     different stories have the same hash is n² / 2⁶⁵ = 1 in 4 million (birthday bound).
     """
-    hashed = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(hashed, "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 # Repairs ------------------------------------------------------------------------------------
@@ -148,12 +141,11 @@ def _normalize_whitespace(text: str) -> str:
     return re.sub("\n{3,}", "\n\n", text).strip(" \n")
 
 
-# In this order, because repaired mojibake may be a curly quote or a no-break space.
-_REPAIRS = (
-    ("mojibake", _fix_mojibake),
-    ("punctuation", _normalize_punctuation),
-    ("spaces", _normalize_whitespace),
-)
+_REPAIRS = {  # in this order, since repaired mojibake may be a curly quote or a no-break space
+    "mojibake": _fix_mojibake,
+    "punctuation": _normalize_punctuation,
+    "spaces": _normalize_whitespace,
+}
 
 # Reasons to drop a story -------------------------------------------------------------------
 
