@@ -18,8 +18,6 @@ from tinystories.stories.files import find_files, read_texts, short_name
 from tinystories.stories.hub import HubDataset, Part, download, hub_texts
 from tinystories.stories.storybook import stories
 
-STORYBOOK_COUNT = 50_000  # stories, unless --max_stories is given
-
 HUB = {
     "tinystories": HubDataset(
         "roneneldan/TinyStories",
@@ -52,7 +50,6 @@ HUB = {
     ),
 }
 NAMES = (*HUB, "storybook")
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def open_source(
         val_source: path or glob of the validation stories, if `source` is a path.
         val_fraction: the fraction of stories for validation if there is no val_source.
         text_field: column that holds the text; None: "text" or "story".
-        count: number of stories in the storybook.
+        count: number of stories in the storybook; None: 50,000.
     """
     if count is not None and source != "storybook":
         raise UserError("the number of stories can be chosen only for --source=storybook")
@@ -107,7 +104,7 @@ def open_source(
         return Source(source, data.repo, commit, data.instruct, files, readers)
     files, origin = {}, source
     if source == "storybook":
-        count = STORYBOOK_COUNT if count is None else count
+        count = 50_000 if count is None else count
         read, origin = partial(stories, count), f"storybook of {count:,} stories"
     else:
         paths = find_files(source, text_field, NAMES)
@@ -115,9 +112,10 @@ def open_source(
         files = {"train": paths, "val": val_paths}
         read = partial(read_texts, paths, text_field)
     if val_source is None:
-        readers = {split: partial(_filter_split, read, val_fraction, split) for split in SPLITS}
+        splits = ("train", "val")
+        readers = {split: partial(_filter_split, read, val_fraction, split) for split in splits}
     else:
-        readers = {split: partial(read_texts, files[split], text_field) for split in SPLITS}
+        readers = {split: partial(read_texts, files[split], text_field) for split in files}
     return Source(short_name(source), origin, None, False, files, readers)
 
 

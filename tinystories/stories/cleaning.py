@@ -119,15 +119,13 @@ def _normalize_punctuation(text: str) -> str:
     Up to 1 in 200 other characters (a café, a heart) is normal in English. Texts with more keep
     their marks, which belong to their language, such as the dash that opens speech in Spanish.
     """
-    if text.isascii() or not _MARK.search(text):
-        return text
-    if len(_FOREIGN.findall(text)) * 200 > len(text):
+    plain = text.isascii() or not _MARK.search(text)
+    if plain or len(_FOREIGN.findall(text)) * 200 > len(text):
         return text
     return _PAUSE.sub(" - ", text).translate(_MARKS)
 
 
 _CONTROL = re.compile(r"[\0-\x09\x0b-\x1f\x7f]")  # in ASCII, without the line break
-_RUN = re.compile(f"[{_SPACES}]+")
 
 
 def _normalize_whitespace(text: str) -> str:
@@ -137,7 +135,7 @@ def _normalize_whitespace(text: str) -> str:
         if not untidy and text.strip() == text:
             return text
     text = re.sub("\r\n?|[\v\f\u2028\u2029]", "\n", text)
-    text = re.sub(" ?\n ?", "\n", _RUN.sub(" ", text))
+    text = re.sub(" ?\n ?", "\n", re.sub(f"[{_SPACES}]+", " ", text))
     return re.sub("\n{3,}", "\n\n", text).strip(" \n")
 
 
@@ -208,8 +206,7 @@ def _ends_midway(story: str) -> bool:
     """Whether no mark, emoji or "The End" closes the last sentence."""
     story = story.rstrip(_CLOSERS)
     last = story[-1:]
-    if last in _ENDS or _THE_END.search(story):
-        return False
-    if "\u0e00" <= last <= "\u0eff":  # Thai and Lao end a sentence with a space
+    thai_or_lao = "\u0e00" <= last <= "\u0eff"  # they end a sentence with a space
+    if last in _ENDS or thai_or_lao or _THE_END.search(story):
         return False
     return last.isascii() or unicodedata.category(last) not in ("So", "Sk", "Mn", "Cf")

@@ -68,7 +68,7 @@ def short_name(source: str) -> str:
 
 
 def read_texts(paths: Iterable[Path], text_field: str | None = None) -> Iterator[str]:
-    """The texts of files, one after the other; raises UserError if one is not what it says."""
+    """The texts of files, one after the other; raises UserError for what cannot be read."""
     for path in paths:
         extension = path.suffix.lower()
         if extension not in READERS:
@@ -77,14 +77,11 @@ def read_texts(paths: Iterable[Path], text_field: str | None = None) -> Iterator
         yield from READERS[extension](path, text_field)
 
 
-# Text ---------------------------------------------------------------------------------------
-
-
 def split_stories(pieces: Iterable[str], path: Path) -> Iterator[str]:
     """Cut text, in pieces, at the separators, and remove one line break before and after each."""
     for number, part in enumerate(_cut(pieces, SEPARATOR, path)):
         story = part.removesuffix(SEPARATOR)
-        if not story.strip() and (number == 0 or story is part):
+        if not story.strip() and (number == 0 or not part.endswith(SEPARATOR)):
             continue  # a file may begin or end with a separator
         story = story[2:] if story.startswith("\r\n") else story.removeprefix("\n")
         yield story[:-2] if story.endswith("\r\n") else story.removesuffix("\n")
@@ -98,8 +95,8 @@ def _cut(pieces: Iterable[str], separator: str, path: Path) -> Iterator[str]:
         for part in parts:
             yield part + separator
         if len(rest) > MAX_CHARS:
-            what = "break" if separator == "\n" else separator
-            raise UserError(f"{path} has {MAX_CHARS:,} characters without a line {what}")
+            missing = f"a line {separator.strip() or 'break'}"
+            raise UserError(f"{path} has {MAX_CHARS:,} characters without {missing}")
     if rest:
         yield rest
 
@@ -119,9 +116,6 @@ def _decoded(path: Path) -> Iterator[str]:
             yield piece.removeprefix("\ufeff") if at == 0 else piece  # byte order mark
             if not chunk:
                 return
-
-
-# Tables -------------------------------------------------------------------------------------
 
 
 def _json_texts(path: Path, text_field: str | None) -> Iterator[str]:
@@ -182,10 +176,8 @@ def _column(names: Iterable[str], text_field: str | None, place: object) -> str:
     wanted = ("text", "story") if text_field is None else (text_field,)
     if found := [column for column in wanted if column in names]:
         return found[0]
-    there = ", ".join(names) or "none"
-    raise UserError(
-        f"{place}: no column {' or '.join(wanted)}; name one with --text_field, there are: {there}"
-    )
+    hint = f"name one with --text_field, there are: {', '.join(names) or 'none'}"
+    raise UserError(f"{place}: no column {' or '.join(wanted)}; {hint}")
 
 
 def _text(value: object, place: object) -> str:

@@ -50,13 +50,11 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
                 break
         shards = [int(n) for path in files[split] for n in re.findall(r"-of-(\d+)", path.name)]
         if len(files[split]) < max(shards, default=1):
-            raise UserError(
-                f"{repo} at {commit[:8]} lacks files like {part.patterns[0]} (there are "
-                f"{len(files[split])}); connect to the network to complete the cache, or choose "
-                "another --revision"
-            )
+            lack = f"lacks files like {part.patterns[0]} (there are {len(files[split])})"
+            advice = "connect to the network to complete the cache, or choose another --revision"
+            raise UserError(f"{repo} at {commit[:8]} {lack}; {advice}")
     for path in {path for paths in files.values() for path in paths}:
-        blob = path.resolve()  # large files are stored under their sha256, which no client checks
+        blob = path.resolve()  # named by its sha256, which the hub's client does not check
         if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
             raise UserError(f"{path} is damaged; delete {blob} and run again")
     return commit, files
