@@ -4,8 +4,7 @@
     plot_runs(folders, path)             several runs: validation bits per byte
     plot_sweep(rows, setting, path)      bits per byte against a setting that was swept
 
-`saved_figure` opens a figure for other plots and writes it at the end; `histogram`, `bars`, `curve`
-and `stacked_bars` fill its axes.
+Other plots: `saved_figure` gives a figure; `histogram`, `bars`, `stacked_bars`, `curve` fill axes.
 """
 
 import csv
@@ -39,12 +38,11 @@ DPI = 150
 TICK_STEPS = (1, 2, 5, 10)  # ticks are 1, 2 or 5 times a power of ten apart
 COLUMNS = "step tokens minutes loss learning_rate grad_norm train_loss val_loss val_bits_per_byte"
 STYLE = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GRAY),
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9.5,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRAY,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -54,10 +52,6 @@ STYLE = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLORS),
     "grid.color": "#e6e6e6",
-    "xtick.color": GRAY,
-    "ytick.color": GRAY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
 }
@@ -71,10 +65,7 @@ def plot_run(folder: Path) -> None:
 
     One x-axis with three scales: steps, tokens and minutes of training. Values that are missing or
     not finite are left out. The last evaluation uses all validation tokens, the others only the
-    first: a small jump between them means nothing.
-
-    Raises:
-        UserError: there is no log.csv, or loss.png cannot be written.
+    first: a small jump between them means nothing. Raises UserError where there is no log.csv.
     """
     log = read_log(folder / "log.csv")
     steps = log["step"]
@@ -104,9 +95,6 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
     """Plot validation bits per byte of several runs against steps, tokens and minutes.
 
     The evaluation before the first step is left out: the model has learned nothing yet.
-
-    Raises:
-        UserError: a folder without a log.csv, or `path` cannot be written.
     """
     names = distinct_names([folder.absolute() for folder in folders])
     logs = {name: read_log(f / "log.csv") for name, f in zip(names, folders, strict=True)}
@@ -115,14 +103,13 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
         panels = figure.subplots(1, 3, sharey=True)
         figure.suptitle("validation bits per byte", x=0.01, ha="left", weight="bold")
         lines = {}
-        for name, log in logs.items():
-            bits = np.where(log["step"] > 0, log["val_bits_per_byte"], np.nan)
-            for axes, unit in zip(panels, ("step", "tokens", "minutes"), strict=True):
-                x, y = _finite(log[unit], bits)
-                (line,) = axes.plot(x, y, marker="o", markersize=3)
-            lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
-        for axes, unit in zip(panels, ("steps", "tokens", "minutes of training"), strict=True):
-            axes.set(xlabel=unit, xlim=(0, None))
+        for axes, unit in zip(panels, ("step", "tokens", "minutes"), strict=True):
+            axes.set(xlabel=unit.replace("step", "steps"))
+            for name, log in logs.items():
+                bits = np.where(log["step"] > 0, log["val_bits_per_byte"], np.nan)
+                (line,) = axes.plot(*_finite(log[unit], bits), marker="o", markersize=3)
+                lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
+            axes.set_xlim(0, None)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(_short)
         _log_scale(panels[0])
@@ -132,11 +119,9 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
 def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
     """Plot val_bits_per_byte of runs against one setting: one point per run, a line at the best.
 
-    Args:
-        rows: one per run: its settings and val_bits_per_byte, as numbers or text. A run without a
-            finite result is a cross at the top.
-        setting: the name of the x-axis. It is logarithmic where the values span a factor of ten or
-            more; values that are not all numbers are categories, numbers first.
+    Each row holds a run's settings and val_bits_per_byte, as numbers or text. A run without a
+    finite result is a cross at the top. The x-axis is logarithmic where the values span a factor
+    of ten or more; values that are not all numbers are categories, numbers first.
     """
     values = [row.get(setting) for row in rows]
     bits = np.array([_number(row.get("val_bits_per_byte")) for row in rows], dtype=float)
@@ -149,10 +134,9 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
             order = np.argsort(x, kind="stable")  # NaN last
             categories = list(dict.fromkeys(str(values[i]) for i in order))
             x = np.array([categories.index(str(value)) for value in values], dtype=float)
-            axes.set_xticks(range(len(categories)), categories)
-            if sum(map(len, categories)) > 70:  # no room side by side
-                for text in axes.get_xticklabels():
-                    text.set(rotation=20, ha="right")
+            crowded = sum(map(len, categories)) > 70  # no room side by side
+            slant = {"rotation": 20, "ha": "right"} if crowded else {}
+            axes.set_xticks(range(len(categories)), categories, **slant)
             axes.set_xlim(-0.5, len(categories) - 0.5)
         good = np.isfinite(bits)
         axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
@@ -172,11 +156,7 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
 
 @contextmanager
 def saved_figure(path: Path, height: float) -> Iterator[Figure]:
-    """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end."""
     png = io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn for it
@@ -207,14 +187,12 @@ def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: st
 
 
 def bars(axes: Axes, title: str, unit: str, values: Mapping[str, float], label_format: str) -> None:
-    """A horizontal bar for each of the `values`, the first on top, each with its number.
-
-    Args:
-        label_format: of the numbers, as in "{:.1f}".
-    """
-    _horizontal_axes(axes, title, unit, values)
-    drawn = axes.barh(range(len(values)), list(values.values()), color=SKY)
-    axes.bar_label(drawn, [label_format.format(value) for value in values.values()], padding=3)
+    """A horizontal bar for each of the `values`, the first on top, each with its number."""
+    drawn = axes.barh(list(values), list(values.values()), color=SKY)
+    axes.bar_label(drawn, fmt=label_format, padding=3)
+    axes.set(title=title, xlabel=unit)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
     axes.margins(x=0.18, y=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(_short)
@@ -225,17 +203,18 @@ def stacked_bars(
     axes: Axes, title: str, unit: str, rows: Mapping[str, np.ndarray], parts: Sequence[str]
 ) -> None:
     """A bar of 100 % for each of the `rows`, divided into up to four `parts`."""
-    _horizontal_axes(axes, title, unit, rows, pad=24)
     table = np.array(list(rows.values()), dtype=float).reshape(-1, len(parts))
     table = 100 * table / table.sum(axis=1, keepdims=True)
     left = np.zeros(len(table))
     for i, (part, percents) in enumerate(zip(parts, table.T, strict=True)):
-        color, ink = BLUE_SHADES[i], INK if i < 2 else "white"
-        drawn = axes.barh(range(len(table)), percents, left=left, color=color, label=part)
+        drawn = axes.barh(list(rows), percents, left=left, color=BLUE_SHADES[i], label=part)
         texts = [f"{percent:.0f}" if percent >= 5 else "" for percent in percents]
-        axes.bar_label(drawn, texts, label_type="center", color=ink)
+        axes.bar_label(drawn, texts, label_type="center", color=INK if i < 2 else "white")
         left += percents
-    axes.set_xlim(0, 100)
+    axes.set_title(title, pad=24)
+    axes.set(xlabel=unit, xlim=(0, 100))
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
     axes.grid(visible=False)
     _legend_above(axes, columns=len(parts))
 
@@ -254,10 +233,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     """The COLUMNS of a log.csv, NaN where a row has no number.
 
     Rows of evaluations have no tokens and minutes; they are interpolated, from 0 at step 0. After
-    the last logged step they grow at the mean pace.
-
-    Raises:
-        UserError: there is no such file.
+    the last logged step they grow at the mean pace. Raises UserError where there is no such file.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -276,26 +252,17 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
 
 
 def _number(cell) -> float:
-    """A cell of a table as a number; NaN where it holds no finite number."""
+    """A cell of a table as a number; NaN where it holds none."""
     try:
-        number = math.nan if isinstance(cell, bool) else float(cell)
+        return math.nan if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
 
 
 def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points whose two coordinates are finite."""
     good = np.isfinite(x) & np.isfinite(y)
     return x[good], y[good]
-
-
-def _running_mean(y: np.ndarray) -> np.ndarray:
-    """The mean of each value and its neighbors: 2 % of all values, half of that at the ends."""
-    indices, reach = np.arange(len(y)), len(y) // 100
-    first, stop = np.maximum(indices - reach, 0), np.minimum(indices + reach + 1, len(y))
-    sums = np.append(0.0, np.cumsum(y))
-    return (sums[stop] - sums[first]) / (stop - first)
 
 
 def _last_and_lowest(values: np.ndarray) -> str:
@@ -307,11 +274,18 @@ def _last_and_lowest(values: np.ndarray) -> str:
 
 
 def _plot_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, *labels: str) -> None:
-    """A pale curve, and its running mean on top; `labels` are for the legend."""
+    """A pale curve, and its running mean on top; `labels` are for the legend.
+
+    The mean is of each value and its neighbors: 2 % of all values, half of that at the ends.
+    """
     label, mean_label = labels or (None, None)
     x, y = _finite(x, y)
     axes.plot(x, y, color=SKY, alpha=0.45, linewidth=0.7, label=label)
-    axes.plot(x, _running_mean(y), color=BLUE, label=mean_label)
+    indices, reach = np.arange(len(y)), len(y) // 100
+    first, stop = np.maximum(indices - reach, 0), np.minimum(indices + reach + 1, len(y))
+    sums = np.append(0.0, np.cumsum(y))
+    mean = (sums[stop] - sums[first]) / (stop - first)
+    axes.plot(x, mean, color=BLUE, label=mean_label)
 
 
 def _log_scale(axes: Axes, ticks: int = 8) -> None:
@@ -322,10 +296,9 @@ def _log_scale(axes: Axes, ticks: int = 8) -> None:
     low, high = axes.get_ylim()
     if high < 10 * low:  # powers of ten would be too few ticks
         axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=TICK_STEPS))
-    elif high < 100 * low:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
-        axes.yaxis.set_major_locator(LogLocator(numticks=ticks))
+        subs = TICK_STEPS[:3] if high < 100 * low else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
@@ -367,15 +340,6 @@ def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
         scale = axes.secondary_xaxis(y)
         scale.set_xticks(np.interp(ticks, values, steps), map(_short, ticks))
         axes.text(-0.012, y - 0.075, name, ha="right", va="top", transform=axes.transAxes)
-
-
-def _horizontal_axes(axes: Axes, title: str, unit: str, rows: Mapping, pad: float = 6) -> None:
-    """Axes for one horizontal bar for each of the `rows`, the first on top."""
-    axes.set_title(title, pad=pad)
-    axes.set_xlabel(unit)
-    axes.set_yticks(range(len(rows)), rows.keys())
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
 
 
 def _legend_above(axes: Axes, columns: int) -> None:
