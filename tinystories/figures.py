@@ -1,11 +1,4 @@
-"""Plots of logs, sweeps and datasets, as PNG files that are readable on a page 900 pixels wide.
-
-    plot_run(folder)                     one run: its log.csv as loss.png
-    plot_runs(folders, path)             several runs: validation bits per byte
-    plot_sweep(rows, setting, path)      bits per byte against a setting that was swept
-
-Other plots: `saved_figure` gives a figure; `histogram`, `bars`, `stacked_bars`, `curve` fill axes.
-"""
+"""Plots of logs, sweeps and datasets, as PNG files that are readable on a page 900 pixels wide."""
 
 import csv
 import io
@@ -40,7 +33,6 @@ COLUMNS = "step tokens minutes loss learning_rate grad_norm train_loss val_loss 
 STYLE = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GRAY),
-    "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9.5,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "axes.titlesize": 10.5,
@@ -53,11 +45,7 @@ STYLE = {
     "axes.prop_cycle": cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLORS),
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
-    "lines.linewidth": 1.5,
 }
-
-
-# Whole plots --------------------------------------------------------------------------------
 
 
 def plot_run(folder: Path) -> None:
@@ -103,13 +91,13 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
         panels = figure.subplots(1, 3, sharey=True)
         figure.suptitle("validation bits per byte", x=0.01, ha="left", weight="bold")
         lines = {}
-        for axes, unit in zip(panels, ("step", "tokens", "minutes"), strict=True):
-            axes.set(xlabel=unit.replace("step", "steps"))
+        units = {"step": "steps", "tokens": "tokens", "minutes": "minutes of training"}
+        for axes, (unit, xlabel) in zip(panels, units.items(), strict=True):
             for name, log in logs.items():
                 bits = np.where(log["step"] > 0, log["val_bits_per_byte"], np.nan)
                 (line,) = axes.plot(*_finite(log[unit], bits), marker="o", markersize=3)
                 lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
-            axes.set_xlim(0, None)
+            axes.set(xlabel=xlabel, xlim=(0, None))
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(_short)
         _log_scale(panels[0])
@@ -170,8 +158,7 @@ def saved_figure(path: Path, height: float) -> Iterator[Figure]:
 def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: str) -> None:
     """A histogram of the integers `values`, one of each thing that is `counted`.
 
-    Dashed lines and the x label give the median and the 95th percentile. The largest 0.5 % are left
-    out, since a long tail would leave no room for the others.
+    The largest 0.5 % are left out, since a long tail would leave no room for the others.
     """
     median, high, top = np.quantile(values, (0.5, 0.95, 0.995))
     width = math.ceil((top + 1) / 60)  # an integer, so that each bin holds as many integers
@@ -226,7 +213,7 @@ def curve(axes: Axes, title: str, units: tuple[str, str], x: np.ndarray, y: np.n
     axes.set(title=title, xlabel=units[0], ylabel=units[1], ylim=(0, None))
 
 
-# Reading logs -------------------------------------------------------------------------------
+# Helpers ------------------------------------------------------------------------------------
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
@@ -245,9 +232,8 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     for name in ("tokens", "minutes"):
         steps, values = _finite(log["step"], log[name])
         if len(steps) and steps[-1] > 0:
-            beyond = log["step"] > steps[-1]
-            log[name] = np.interp(log["step"], np.append(0, steps), np.append(0, values))
-            log[name][beyond] = log["step"][beyond] * values[-1] / steps[-1]
+            x, y = (np.concatenate([[0], known, [1024 * known[-1]]]) for known in (steps, values))
+            log[name] = np.interp(log["step"], x, y)
     return log
 
 
@@ -270,14 +256,8 @@ def _last_and_lowest(values: np.ndarray) -> str:
     return f"{values[-1]:.4f}, lowest {values.min():.4f}" if len(values) else "none yet"
 
 
-# Axes ---------------------------------------------------------------------------------------
-
-
 def _plot_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, *labels: str) -> None:
-    """A pale curve, and its running mean on top; `labels` are for the legend.
-
-    The mean is of each value and its neighbors: 2 % of all values, half of that at the ends.
-    """
+    """A pale curve, and the mean of each 2 % of its points on top; `labels` are for the legend."""
     label, mean_label = labels or (None, None)
     x, y = _finite(x, y)
     axes.plot(x, y, color=SKY, alpha=0.45, linewidth=0.7, label=label)
@@ -306,24 +286,18 @@ def _log_scale(axes: Axes, ticks: int = 8) -> None:
 def _value_axis(axes: Axes, values: np.ndarray, max_labels: int) -> None:
     """An x-axis for `values`, logarithmic where they span a factor of ten or more.
 
-    Up to `max_labels` different values, as many as have room, are the ticks themselves; of values
-    that are too close to each other only the first.
+    Up to `max_labels` different values are the ticks themselves, but those too close to the last.
     """
     different = positions = np.unique(values)
     if len(different) > 1 and different[0] > 0 and different[-1] > 9.99 * different[0]:
         # 9.99, since 1e-3 / 1e-4 is slightly less than 10 in floating point
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator())
         positions = np.log(different)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(_exact)
     if 0 < len(different) <= max_labels:
         room = 0.99 * np.ptp(positions) / (max_labels - 1)
-        ticks = [0]
-        for i, position in enumerate(positions):
-            if position - positions[ticks[-1]] > room:
-                ticks.append(i)
-        axes.set_xticks(different[ticks])
+        axes.set_xticks(different[np.append(True, np.diff(positions) > room)])
         axes.xaxis.set_minor_locator(NullLocator())
 
 
