@@ -70,7 +70,6 @@ def plot_run(folder: Path) -> None:
         _legend_above(loss, columns=2)
         rate.plot(*_finite(steps, log["learning_rate"]), color=GREEN)
         rate.set(ylabel="learning rate", ylim=(0, None))
-        rate.yaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
         rate.yaxis.set_major_formatter("{x:g}")
         norm.set(ylabel="gradient norm")
         _plot_smoothed(norm, steps, log["grad_norm"])
@@ -98,7 +97,7 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
                 (line,) = axes.plot(*_finite(log[unit], bits), marker="o", markersize=3)
                 lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
             axes.set(xlabel=xlabel, xlim=(0, None))
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(_short)
         _log_scale(panels[0])
         figure.legend(lines.values(), lines.keys(), loc="outside lower left", ncols=columns)
@@ -257,15 +256,14 @@ def _last_and_lowest(values: np.ndarray) -> str:
 
 
 def _plot_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, *labels: str) -> None:
-    """A pale curve, and the mean of each 2 % of its points on top; `labels` are for the legend."""
+    """A pale curve, and its running mean over 2 % of the points; `labels` are for the legend."""
     label, mean_label = labels or (None, None)
     x, y = _finite(x, y)
     axes.plot(x, y, color=SKY, alpha=0.45, linewidth=0.7, label=label)
     indices, reach = np.arange(len(y)), len(y) // 100
     first, stop = np.maximum(indices - reach, 0), np.minimum(indices + reach + 1, len(y))
     sums = np.append(0.0, np.cumsum(y))
-    mean = (sums[stop] - sums[first]) / (stop - first)
-    axes.plot(x, mean, color=BLUE, label=mean_label)
+    axes.plot(x, (sums[stop] - sums[first]) / (stop - first), color=BLUE, label=mean_label)
 
 
 def _log_scale(axes: Axes, ticks: int = 8) -> None:
@@ -286,7 +284,7 @@ def _log_scale(axes: Axes, ticks: int = 8) -> None:
 def _value_axis(axes: Axes, values: np.ndarray, max_labels: int) -> None:
     """An x-axis for `values`, logarithmic where they span a factor of ten or more.
 
-    Up to `max_labels` different values are the ticks themselves, but those too close to the last.
+    Up to `max_labels` different values are the ticks, without those too close to the one before.
     """
     different = positions = np.unique(values)
     if len(different) > 1 and different[0] > 0 and different[-1] > 9.99 * different[0]:
@@ -294,7 +292,7 @@ def _value_axis(axes: Axes, values: np.ndarray, max_labels: int) -> None:
         axes.set_xscale("log")
         positions = np.log(different)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(_exact)
+    axes.xaxis.set_major_formatter(_short)
     if 0 < len(different) <= max_labels:
         room = 0.99 * np.ptp(positions) / (max_labels - 1)
         axes.set_xticks(different[np.append(True, np.diff(positions) > room)])
@@ -303,8 +301,7 @@ def _value_axis(axes: Axes, values: np.ndarray, max_labels: int) -> None:
 
 def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
     """Below an x-axis of steps, add the scales of tokens and minutes."""
-    last = np.nanmax(log["step"], initial=1)
-    axes.set_xlim(0, last)
+    axes.set_xlim(0, np.nanmax(log["step"], initial=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.text(-0.012, -0.075, "steps", ha="right", va="top", transform=axes.transAxes)
     for name, y in (("tokens", -0.27), ("minutes", -0.54)):
@@ -321,11 +318,8 @@ def _legend_above(axes: Axes, columns: int) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
 
 
-def _exact(x: float, _position: float = 0) -> str:
-    """A number on an axis: 0.003, 2.5, 850, 4,096, 50,257."""
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
 def _short(x: float, _position: float = 0) -> str:
-    """A number on an axis, shorter where it is large: 0.003, 2.5, 850, 4,096, 12.5K, 3M."""
-    return _exact(x) if abs(x) < 10_000 else short_count(x)
+    """A number on an axis: 0.003, 2.5, 850, 50,257, 125K, 3M."""
+    if abs(x) >= 100_000:
+        return short_count(x)
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
