@@ -7,11 +7,10 @@ Token statistics (story length, id coverage, stories per window) use all
 training tokens. Word statistics use an evenly spaced sample.
 """
 
-import functools
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,26 +63,20 @@ class Split:
     ids: np.ndarray  # memory-mapped, shape (N,)
     counts: np.ndarray  # of each id, shape (V,)
     ends: np.ndarray  # positions of end of text, in order
+    stories: np.ndarray  # bounds (start, stop) of each, without end of text, shape (stories, 2)
 
-    @functools.cached_property
-    def stories(self) -> np.ndarray:
-        """Bounds (start, stop) of each story, without its end of text, shape (stories, 2).
-
-        Other repos may write end of text before stories, or none after the last one: a story is
-        what is between two, or between one and an end of the file.
-        """
-        bounds = np.concatenate([[-1], self.ends, [len(self.ids)]])
-        spans = np.stack([bounds[:-1] + 1, bounds[1:]], axis=1)
-        return spans[spans[:, 0] < spans[:, 1]]
-
-    @functools.cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each story, without end of text."""
         return self.stories[:, 1] - self.stories[:, 0]
 
 
 def read_split(file: dataset.TokenFile, end_of_text: int) -> Split:
-    """Read a .bin, a few megabytes at a time; raises UserError where it holds no story."""
+    """Read a .bin, a few megabytes at a time; raises UserError where it holds no story.
+
+    Other repos may write end of text before stories, or none after the last one: a story is what
+    is between two, or between one and an end of the file.
+    """
     counts, ends = np.zeros(file.vocab_size, dtype=np.int64), []
     for first in progress(range(0, len(file), dataset.CHUNK), f"reading {file.path.name}", "chunk"):
         ids = np.asarray(file.ids[first : first + dataset.CHUNK])
@@ -93,7 +86,10 @@ def read_split(file: dataset.TokenFile, end_of_text: int) -> Split:
     ends = np.concatenate(ends)
     if not 0 < len(ends) < len(file):
         raise UserError(f"{file.path} holds no story that ends (end of text is id {end_of_text})")
-    return Split(np.asarray(file.ids), counts, ends)  # a plain array is faster to slice
+    bounds = np.concatenate([[-1], ends, [len(file)]])
+    spans = np.stack([bounds[:-1] + 1, bounds[1:]], axis=1)
+    stories = spans[spans[:, 0] < spans[:, 1]]
+    return Split(np.asarray(file.ids), counts, ends, stories)  # a plain array is faster to slice
 
 
 def coverage(counts: np.ndarray) -> np.ndarray:
@@ -170,9 +166,7 @@ def count_words(stories: Iterable[str]) -> WordStats:
         inside.update(capitalized)
         names.update(set(capitalized))
         openings[" ".join(words[:OPENING_WORDS])] += 1
-    for word, times in inside.items():
-        if times < 3 * spelled[word.lower()]:
-            del names[word]
+    names = Counter({w: n for w, n in names.items() if inside[w] >= 3 * spelled[w.lower()]})
     words = Counter()
     for word, times in spelled.items():
         words[word.lower()] += times
@@ -189,14 +183,9 @@ def bytes_by_vocab_size(trained: Tokenizer, stories: list[str]) -> dict[int, flo
 
     BPE adds tokens one by one, so the first tokens of a large vocabulary are the small one.
     """
-    ratios = {}
-    for size in (size for size in VOCAB_SIZES if size <= trained.vocab_size):
-        smaller = Tokenizer(trained.kind, trained.pattern, trained.tokens[: size - 1])
-        ratios[size] = bytes_per_token(smaller, stories)
-    return ratios
-
-
-# All statistics -----------------------------------------------------------------------------
+    sizes = [size for size in VOCAB_SIZES if size <= trained.vocab_size]
+    smaller = [Tokenizer(trained.kind, trained.pattern, trained.tokens[: n - 1]) for n in sizes]
+    return {each.vocab_size: bytes_per_token(each, stories) for each in smaller}
 
 
 @dataclass(frozen=True)
@@ -241,7 +230,7 @@ def compute_stats(s: Settings) -> DatasetStats:
     )
 
 
-# Summary ------------------------------------------------------------------------------------
+# Summary and plots --------------------------------------------------------------------------
 
 
 def summary(stats: DatasetStats) -> str:
@@ -252,70 +241,59 @@ def summary(stats: DatasetStats) -> str:
         for split, counts in rules.items()
         for rule, count in counts.items()
     ]
-    words = "\n".join(format_words(stats.sample))
-    return "\n\n".join((*token_tables(stats), words, "".join((title, *cleaning))))
+    sections = *token_tables(stats), *word_tables(stats.sample), "".join((title, *cleaning))
+    return "\n\n".join(sections)
 
 
-def table(title: str, *rows: Sequence[str]) -> str:
-    """Rows of cells under a title."""
-    return "\n  ".join((title, *right_aligned(rows)))
+def table(title: str, *rows: Iterable) -> str:
+    """Rows of text, counts and percentages under a title."""
+    cells = [
+        [x if isinstance(x, str) else f"{x:.1f}" if isinstance(x, float) else f"{x:,}" for x in row]
+        for row in rows
+    ]
+    return "\n  ".join((title, *right_aligned(cells)))
 
 
 def token_tables(stats: DatasetStats) -> Iterator[str]:
-    tokenizer, splits = stats.data.tokenizer, {"train": stats.train, "val": stats.val}
+    tokenizer, train = stats.data.tokenizer, stats.train
     rows = [
-        [
-            name,
-            *(f"{n:,}" for n in (len(x.stories), len(x.ids), x.counts @ tokenizer.byte_lengths())),
-        ]
-        for name, x in splits.items()
+        [name, len(split.stories), len(split.ids), split.counts @ tokenizer.byte_lengths()]
+        for name, split in (("train", train), ("val", stats.val))
     ]
     yield table(stats.data.folder.name, ["", "stories", "tokens", "bytes"], *rows)
-
-    rows = [["", "shortest", "5 %", "median", "95 %", "longest"]]
-    for unit, values in (("words", stats.sample.lengths), ("tokens", stats.train.lengths)):
-        rows.append([unit, *(f"{x:,.0f}" for x in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)))])
-    yield table("Length of training stories", *rows)
-
-    covered = coverage(stats.train.counts)
     rows = [
-        [f"{np.searchsorted(covered, fraction) + 1:,}", f"{100 * fraction:.1f} %"]
-        for fraction in (0.5, 0.9, 0.99, 0.999)
+        [unit, *np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).round().astype(int)]
+        for unit, values in (("words", stats.sample.lengths), ("tokens", train.lengths))
     ]
-    rows.append(
-        [f"{len(covered):,}", "100.0 %", f"(of {tokenizer.vocab_size:,} in the vocabulary)"]
-    )
-    yield table("Most frequent ids, and the share of training tokens they cover", *rows)
-
-    rows = [[f"{n:,}", f"{x:.3f}", "trained"] for n, x in stats.bytes_by_vocab_size.items()]
-    rows.append([f"{tokenizer.vocab_size:,}", f"{stats.dataset_bytes:.3f}", "dataset"])
-    yield table("Vocabulary size, and bytes per token of validation stories", *rows)
-
-    rows = [["block_size", "1", "2", "3", "4+", "fit"]]
-    for size, counts in stats.windows.items():
-        percents = *100 * counts / counts.sum(), 100 * np.mean(stats.train.lengths <= size)
-        rows.append([f"{size:,}", *(f"{percent:.1f}" for percent in percents)])
-    title = (
-        "Percent of windows that contain (parts of) 1, 2, 3, 4+ stories; percent of\n"
-        "stories that fit into one window"
-    )
+    columns = ["", "shortest", "5 %", "median", "95 %", "longest"]
+    yield table("Length of training stories", columns, *rows)
+    covered = coverage(train.counts)
+    rows = [[np.searchsorted(covered, x / 100) + 1, x] for x in (50.0, 90.0, 99.0, 99.9, 100.0)]
+    title = f"Most frequent of {tokenizer.vocab_size:,} ids, and percent of training tokens"
     yield table(title, *rows)
+    rows = [[size, f"{ratio:.3f}"] for size, ratio in stats.bytes_by_vocab_size.items()]
+    rows.append([tokenizer.vocab_size, f"{stats.dataset_bytes:.3f}", "(the dataset's)"])
+    title = "Vocabularies trained on the sample: size, bytes per token of validation stories"
+    yield table(title, *rows)
+    title = "Percent of windows with (parts of) 1, 2, 3, 4+ stories; of stories that fit"
+    rows = [
+        [size, *100 * counts / counts.sum(), 100 * np.mean(train.lengths <= size)]
+        for size, counts in stats.windows.items()
+    ]
+    yield table(title, ["block_size", "1", "2", "3", "4+", "fit"], *rows)
 
 
-def format_words(sample: WordStats) -> Iterator[str]:
+def word_tables(sample: WordStats) -> Iterator[str]:
     total, stories = max(1, sample.words.total()), len(sample.lengths)
-    yield f"{total:,} words in a sample of {stories:,} stories, {len(sample.words):,} different"
-    for count in (100, 1000, 5000):
-        fraction = sum(times for _, times in sample.words.most_common(count)) / total
-        yield f"  the most frequent {count:5,} cover {100 * fraction:5.1f} %"
+    title = f"{total:,} words in a sample of {stories:,} stories, {len(sample.words):,} different"
+    times = sorted(sample.words.values(), reverse=True)
+    rows = [[n, 100 * sum(times[:n]) / total] for n in (100, 1000, 5000)]
+    yield table(title, ["most frequent", "cover %"], *rows)
     for title, unit, rates in sample.rates():
         # A no-break space keeps a word and its number in one line.
         items = (f"{word} {rate:.1f}".replace(" ", "\xa0") for word, rate in rates.items())
         text = textwrap.fill(", ".join(items), 78).replace("\xa0", " ")
-        yield f"\n{title}, {unit}\n{textwrap.indent(text, '  ')}"
-
-
-# Plots --------------------------------------------------------------------------------------
+        yield f"{title}, {unit}\n{textwrap.indent(text, '  ')}"
 
 
 def plot_page(stats: DatasetStats, path: Path) -> None:
@@ -328,7 +306,17 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
         lengths = {"words": stats.sample.lengths, "tokens": stats.train.lengths}
         for axes, (unit, values) in zip(panels[0], lengths.items(), strict=True):
             figures.histogram(axes, values, f"Length of stories in {unit}", unit, "stories")
-        plot_vocabulary(stats, *panels[1])
+        left, right = panels[1]
+        sizes, ratios = map(np.array, zip(*stats.bytes_by_vocab_size.items(), strict=True))
+        units = "vocabulary size, trained on the sample", "bytes per token"
+        figures.curve(left, "Bytes per token by vocabulary size", units, sizes, ratios)
+        point = stats.data.tokenizer.vocab_size, stats.dataset_bytes
+        left.plot(*point, "D", color=figures.VERMILLION, label="the dataset's vocabulary")
+        left.legend(loc="lower right")
+        percent = 100 * coverage(stats.train.counts)
+        ranks = np.unique(np.geomspace(1, len(percent), 200).astype(int))  # enough for a curve
+        units = "most frequent ids", "% of the tokens"
+        figures.curve(right, "Text that frequent ids cover", units, ranks, percent[ranks - 1])
         windows = {f"{size:,} tokens": counts for size, counts in stats.windows.items()}
         parts = ("1", "2", "3", "4+")
         figures.stacked_bars(panels[2, 0], "Stories per window", "% of windows", windows, parts)
@@ -337,19 +325,6 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
         shown = zip((*panels[3], lower.subplots()), (20, 20, 12), strict=True)
         for (axes, count), (title, unit, rates) in zip(shown, stats.sample.rates(), strict=True):
             figures.bars(axes, title, unit, dict(list(rates.items())[:count]), "{:.1f}")
-
-
-def plot_vocabulary(stats: DatasetStats, left: figures.Axes, right: figures.Axes) -> None:
-    sizes, ratios = map(np.array, zip(*stats.bytes_by_vocab_size.items(), strict=True))
-    units = "vocabulary size, trained on the sample", "bytes per token"
-    figures.curve(left, "Bytes per token by vocabulary size", units, sizes, ratios)
-    point = stats.data.tokenizer.vocab_size, stats.dataset_bytes
-    left.plot(*point, "D", color=figures.VERMILLION, label="the dataset's vocabulary")
-    left.legend(loc="lower right")
-    percent = 100 * coverage(stats.train.counts)
-    ranks = np.unique(np.geomspace(1, len(percent), 200).astype(int))  # enough for a curve
-    units = "most frequent ids", "% of the tokens"
-    figures.curve(right, "Text that frequent ids cover", units, ranks, percent[ranks - 1])
 
 
 def main(s: Settings) -> None:
