@@ -144,10 +144,7 @@ class StopSignal:
 
 
 class ScriptRunner:
-    """Runs one script at a time, and forwards signals to it.
-
-    train.py saves and ends at the first signal, and ends at once at the second.
-    """
+    """Runs one script at a time, and forwards signals to it: train.py saves and ends at them."""
 
     def __init__(self, bar):
         self.bar = bar  # shows the last line of the script
@@ -162,12 +159,9 @@ class ScriptRunner:
             self.process.send_signal(number)
 
     def run(self, script: str, settings: dict, output: Path, *configs: str) -> str | None:
-        """Run a script to its end, and append what it prints to the file `output`.
+        """Run a script, and append what it prints to `output`; its last line where it failed.
 
         If this process is killed, the script ends at its next write (broken pipe).
-
-        Returns:
-            None if it succeeded, else its last line, which says why not.
         """
         options = [f"--{name}={value}" for name, value in settings.items()]
         last = ""
