@@ -241,7 +241,7 @@ def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
 
 
 def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list[str]) -> int:
-    """Train what is not finished, write results.csv and the plots; the signal that stopped it, or 0.
+    """Train what is not finished, write results and plots; the signal that stopped it, or 0.
 
     Raises UserError where the validation stories are not the same for all, or no run finished.
     """

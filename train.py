@@ -321,7 +321,8 @@ def main(s: Settings, overrides: dict, docs: list[str]) -> None:
     except Stopped as stopped:
         if RANK == 0:
             save(r)
-        command = f"{processes.launcher()} train.py --init_from=resume --out_dir={s.out_dir}"
+        launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
+        command = f"{launcher} train.py --init_from=resume --out_dir={s.out_dir}"
         print_rank0(f"stopped and saved after step {r.state.step}; resume with: {command}")
         processes.disconnect()
         sys.exit(128 + stopped.args[0])

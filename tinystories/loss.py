@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +25,7 @@ class Loss:
     bytes: int = 0  # of UTF-8 text that these tokens spell; end of text has none
 
     def __add__(self, other: "Loss") -> "Loss":
-        return Loss(
-            self.total_nats + other.total_nats,
-            self.tokens + other.tokens,
-            self.bytes + other.bytes,
-        )
+        return Loss(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def nats(self) -> float:

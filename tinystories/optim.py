@@ -62,17 +62,14 @@ class Optimizer:
             group["lr"] = rate * (group["initial_lr"] / self.learning_rate)
         self.scaler.step(self.adamw)
         self.scaler.update()
-        # In float16 a gradient that overflows is normal: GradScaler skips it and lowers its scale.
-        checked_norm = torch.zeros_like(norm) if self.scaler.is_enabled() else norm
-        self._remember(step, rate, loss, checked_norm)
-        return norm
-
-    def _remember(self, step: int, rate: float, loss: Tensor, norm: Tensor) -> None:
-        bad = ~(loss.isfinite() & norm.isfinite())
+        bad = ~loss.isfinite()
+        if not self.scaler.is_enabled():  # in float16 GradScaler skips gradients that overflow
+            bad = bad | ~norm.isfinite()
         rate = min(rate, torch.finfo(torch.float32).max)
         numbers = torch.stack([loss.new_full((), step), loss.new_full((), rate), loss, norm])
         self.first_bad = torch.where(bad & ~self.is_bad, numbers, self.first_bad)
         self.is_bad = self.is_bad | bad
+        return norm
 
     def check(self) -> None:
         """Wait for the device, and raise UserError if a step was not finite."""
@@ -101,11 +98,9 @@ class Optimizer:
             raise UserError(f"the weights have grown until logits are not finite; {self._advice()}")
 
     def _advice(self) -> str:
-        dtype = "" if self.hardware.dtype == torch.float32 else " or --dtype=float32"
-        return (
-            "resume from the last checkpoint, or start again with --overwrite=True, with a lower "
-            f"learning_rate{dtype}"
-        )
+        in_float32 = self.hardware.dtype == torch.float32
+        remedy = "a lower learning_rate" + ("" if in_float32 else " or --dtype=float32")
+        return f"resume from the last checkpoint, or start again (--overwrite=True), with {remedy}"
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps: the states of AdamW and of the loss scale."""

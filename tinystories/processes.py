@@ -60,11 +60,6 @@ def check_divisible(name: str, count: int) -> None:
         raise UserError(f"{name}={count} cannot be divided among {WORLD_SIZE} processes")
 
 
-def launcher() -> str:
-    """The command that starts a script like this one was started."""
-    return f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
-
-
 def raise_if_peer_failed(error: Exception) -> None:
     """Raises UserError if an error only means that another process of the run has ended."""
     if WORLD_SIZE > 1 and re.search("closed by peer|reset by peer|NCCL", str(error)):

@@ -50,11 +50,7 @@ def newest_run() -> str:
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """Write a checkpoint so that a crash at any instant leaves the old file or the new one.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written; the old file is intact.
-    """
+    """Write a checkpoint so that a crash at any instant leaves the old file or the new one."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT} | state, buffer)
     archive = buffer.getbuffer()
@@ -79,9 +75,7 @@ def load_checkpoint(path: Path) -> dict:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a crafted file can make the reader fail in any way it likes
-        raise UserError(
-            f"{path} cannot be read as tensors and plain values; refused to load anything else"
-        ) from None
+        raise UserError(f"{path} has other objects than tensors: refused to load it") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} has another format than this version reads")
     return state
@@ -107,9 +101,7 @@ def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dic
     state = load_checkpoint(folder / name)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     if tokenizer.fingerprint != state["tokenizer"]:
-        raise UserError(
-            f"{folder / 'tokenizer.json'} is not the tokenizer of {name} in that folder"
-        )
+        raise UserError(f"{folder / 'tokenizer.json'} is not the tokenizer of {name}")
     model = GPT(GPTConfig(**state["model_config"]))
     model.load_state_dict(state["model"])
     return model.eval(), tokenizer, state
@@ -147,7 +139,10 @@ def begin(settings, overrides: dict) -> tuple:
     elif settings.init_from == "resume":
         settings, saved = _resume(type(settings), overrides, folder)
     else:
-        saved = _pretrained(settings.init_from)
+        path = run_folder(settings.init_from)
+        if not path.exists():
+            raise UserError(f"init_from is scratch, resume, a run folder or a .pt file: no {path}")
+        saved = load_checkpoint(path / "best.pt" if path.is_dir() else path)
     if saved:
         config = GPTConfig(**saved["model_config"])
         shape = {name: getattr(config, name) for name in MODEL_SETTINGS}
@@ -165,8 +160,7 @@ def begin(settings, overrides: dict) -> tuple:
 
 
 def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
-    saved_settings = read_config(folder)
-    saved_settings = check(settings_type, saved_settings, f"{folder / 'config.json'}: ")
+    saved_settings = check(settings_type, read_config(folder), f"{folder / 'config.json'}: ")
     settings = settings_type(**saved_settings | overrides)
     saved = load_checkpoint(folder / "ckpt.pt")
     if "optimizer" not in saved:
@@ -179,19 +173,10 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
     return settings, saved
 
 
-def _pretrained(init_from: str) -> dict:
-    path = run_folder(init_from)
-    if not path.exists():
-        raise UserError(f"init_from is scratch, resume, a run folder or a .pt file: no {path}")
-    return load_checkpoint(path / "best.pt" if path.is_dir() else path)
-
-
 def check_same_data(saved: dict, data: Dataset, resumed: bool) -> None:
     """Raises UserError unless a checkpoint's model can be trained on, or resumed with, the data."""
     if saved["tokenizer"] != data.tokenizer.fingerprint:
-        raise UserError(
-            f"the saved model has another tokenizer than the dataset {data.folder.name}"
-        )
+        raise UserError(f"the saved model has another tokenizer than {data.folder.name}")
     if resumed and saved["data"] != data.fingerprint:
         raise UserError(f"the run was trained on other data than {data.folder.name} has now")
 
