@@ -54,7 +54,7 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
             advice = "connect to the network to complete the cache, or choose another --revision"
             raise UserError(f"{repo} at {commit[:8]} {lack}; {advice}")
     for path in {path for paths in files.values() for path in paths}:
-        blob = path.resolve()  # named by its sha256, which the hub's client does not check
+        blob = path.resolve()  # a large file is named by its sha256, unchecked by the client
         if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
             raise UserError(f"{path} is damaged; delete {blob} and run again")
     return commit, files
