@@ -8,7 +8,6 @@ Not tuned. Long windows are for hours of training; docs/findings.md advises shor
 
 out_dir = "out/tinystories_10m"
 dataset = "tinystories_bpe4096"
-
 gradient_accumulation_steps = 4
 batch_size = 64
 block_size = 512  # about two stories

@@ -9,7 +9,6 @@ for hours of training, docs/findings.md is about minutes.
 
 out_dir = "out/tinystories_43m"
 dataset = "tinystories_bpe10000"
-
 gradient_accumulation_steps = 4
 batch_size = 64
 block_size = 512

@@ -8,7 +8,6 @@ Not tuned; window and heads are for many hours of training, docs/findings.md is 
 
 out_dir = "out/tinystories_86m"
 dataset = "tinystories_bpe10000"
-
 gradient_accumulation_steps = 8
 batch_size = 32
 block_size = 512

@@ -9,7 +9,6 @@ CPU, 1.316. docs/findings.md shows how the settings were found; for hours, take 
 
 out_dir = "out/tinystories_cpu"
 dataset = "tinystories_bpe4096"
-
 gradient_accumulation_steps = 1
 batch_size = 16
 block_size = 64
@@ -23,7 +22,6 @@ max_iters = 1_000_000  # never reached: max_minutes ends the run
 learning_rate = 2e-3
 min_lr = 1e-4
 warmup_iters = 20
-
 eval_interval = 1000
 eval_tokens = 65_536
 log_interval = 50
