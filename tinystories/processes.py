@@ -90,8 +90,8 @@ class StopSignal:
     def listen(self) -> None:
         """Notice signals from now on.
 
-        Python runs handlers between two of its instructions, which a large step keeps apart for
-        seconds. A thread that waits for the signals' wake-up bytes notices them at once.
+        Python runs signal handlers between two of its instructions only, and one call of torch can
+        take seconds. A thread that reads the wake-up socket notices a signal at once.
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)
@@ -144,10 +144,7 @@ class StopSignal:
 
 
 class ScriptRunner:
-    """Runs one script at a time, and forwards signals to it.
-
-    train.py saves and ends at the first signal, and ends at once at the second.
-    """
+    """Runs one script at a time, and forwards signals to it: train.py saves and ends at them."""
 
     def __init__(self, bar):
         self.bar = bar  # shows the last line of the script
@@ -162,12 +159,9 @@ class ScriptRunner:
             self.process.send_signal(number)
 
     def run(self, script: str, settings: dict, output: Path, *configs: str) -> str | None:
-        """Run a script to its end, and append what it prints to the file `output`.
+        """Run a script, and append what it prints to `output`; its last line where it failed.
 
         If this process is killed, the script ends at its next write (broken pipe).
-
-        Returns:
-            None if it succeeded, else its last line, which says why not.
         """
         options = [f"--{name}={value}" for name, value in settings.items()]
         last = ""
