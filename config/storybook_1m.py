@@ -6,7 +6,6 @@ Training:  python train.py config/storybook_1m.py
 
 out_dir = "out/storybook_1m"
 dataset = "storybook_bpe1024"
-
 gradient_accumulation_steps = 1
 batch_size = 16
 block_size = 256
@@ -20,7 +19,6 @@ max_iters = 20_000  # never reached: max_minutes ends the run
 learning_rate = 4e-3  # not tuned; for real stories 2e-3 is better (docs/findings.md)
 min_lr = 2e-4
 warmup_iters = 50
-
 eval_interval = 500
 eval_tokens = 32_768
 log_interval = 50

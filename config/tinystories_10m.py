@@ -3,13 +3,11 @@
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_10m.py
 
-Not tuned. docs/findings.md recommends short windows and few heads for minutes of training; this is
-for hours, in which a model can learn to use a longer context.
+Not tuned. Long windows are for hours of training; docs/findings.md advises short ones for minutes.
 """
 
 out_dir = "out/tinystories_10m"
 dataset = "tinystories_bpe4096"
-
 gradient_accumulation_steps = 4
 batch_size = 64
 block_size = 512  # about two stories

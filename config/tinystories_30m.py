@@ -9,7 +9,6 @@ it took 1.5 hours and reached a train loss of 1.4951 and a validation loss of 1.
 
 out_dir = "out/tinystories_30m"
 dataset = "tinystories"
-
 gradient_accumulation_steps = 30
 batch_size = 64
 block_size = 256

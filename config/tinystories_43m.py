@@ -3,14 +3,12 @@
 The data:  python prepare.py --tokenizer=bpe --vocab_size=10000
 Training:  python train.py config/tinystories_43m.py
 
-Train it on all stories: with a few thousand, 43M parameters overfit (memorize them), which gives a
-tiny training loss and poor stories. Not tuned; the window and the heads are meant for hours of
-training, docs/findings.md is about minutes.
+Train it on all stories: with a few thousand it overfits. Not tuned; the window and the heads are
+for hours of training, docs/findings.md is about minutes.
 """
 
 out_dir = "out/tinystories_43m"
 dataset = "tinystories_bpe10000"
-
 gradient_accumulation_steps = 4
 batch_size = 64
 block_size = 512

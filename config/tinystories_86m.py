@@ -3,13 +3,11 @@
 The data:  python prepare.py --tokenizer=bpe --vocab_size=10000
 Training:  python train.py config/tinystories_86m.py
 
-Not tuned; the window and the heads are meant for many hours of training, docs/findings.md is about
-minutes.
+Not tuned; window and heads are for many hours of training, docs/findings.md is about minutes.
 """
 
 out_dir = "out/tinystories_86m"
 dataset = "tinystories_bpe10000"
-
 gradient_accumulation_steps = 8
 batch_size = 32
 block_size = 512

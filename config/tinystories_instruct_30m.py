@@ -3,18 +3,15 @@
 The data:  python prepare.py --source=tinystories_instruct
 Training:  python train.py config/tinystories_instruct_30m.py
 Sampling:  python sample.py --out_dir=out/tinystories_instruct_30m --start=FILE:wish.txt
-
-where wish.txt holds header lines such as `Words: boat, brave, soup`, then `Story:`. The window has
-512 tokens, since a record with its header lines is longer than a story. A step has as many tokens
-as one of tinystories_30m; its learning rate, taken over, is not tuned here.
+where wish.txt holds header lines such as `Words: boat, brave, soup`, then `Story:`. A step has as
+many tokens as one of tinystories_30m; its learning rate is taken over and not tuned here.
 """
 
 out_dir = "out/tinystories_instruct_30m"
 dataset = "tinystories_instruct"
-
 gradient_accumulation_steps = 15
 batch_size = 64
-block_size = 512
+block_size = 512  # header lines make a record longer than a story
 
 n_layer = 6
 n_head = 6

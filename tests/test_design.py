@@ -123,3 +123,16 @@ def test_the_table_names_every_module_and_nothing_else():
         if path.name not in ("__init__.py", "__pycache__")
     }
     assert listed == package | {f"{name}.py" for name in MODULES_AT_THE_TOP}
+
+
+def test_imports_follow_the_arrows_of_the_picture():
+    picture = (ROOT / "docs/design.md").read_text(encoding="utf-8").split("```")[3]
+    lines = [line[:65] for line in picture.splitlines()]  # on the right are comments
+    level = {name: i for i, line in enumerate(lines) for name in re.findall(r"[a-z]+", line)}
+    short = {name: name.removeprefix("tinystories.").partition(".")[0] for name in IMPORTS}
+    assert level.keys() == set(short.values()) - {"__init__"}
+    for importer, imports in IMPORTS.items():
+        for imported in imports & IMPORTS.keys() - COMMANDS:
+            a, b = short[importer], short[imported]
+            drawn = a == b or level[a] < level[b] or f"{a} ─► {b}" in picture
+            assert drawn, f"{importer} imports {imported}, against the picture"

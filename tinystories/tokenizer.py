@@ -60,24 +60,28 @@ class Tokenizer:
     """A byte-pair vocabulary: what decides how text becomes ids, and tiktoken doing it.
 
     Attributes:
-        kind: "gpt2" (all of GPT-2's tokens or some of them) or "bpe" (trained).
         vocab_size: how many ids there are, single bytes and end of text included.
         end_of_text: the id that follows every story, always the last one.
         token_bytes: the bytes of every id; none for end of text.
     """
 
     def __init__(self, kind: str, pattern: str, tokens: Sequence[bytes]):
-        """Build a tokenizer.
+        """Build a tokenizer; raises ValueError for tokens or a pattern that make none.
 
         Args:
-            kind: "gpt2" or "bpe".
+            kind: "gpt2" (all of GPT-2's tokens or some of them) or "bpe" (trained).
             pattern: the regular expression whose matches are the words that merging stays within.
             tokens: the bytes of every token but end of text; the position is rank and id.
-
-        Raises:
-            ValueError: tokens that make no vocabulary, or a pattern that cannot be compiled.
         """
-        _check_vocabulary(kind, tokens)
+        distinct = set(tokens)
+        if kind not in KINDS:
+            raise ValueError(f"its kind is {kind!r}")
+        if len(distinct) < len(tokens) or b"" in distinct:
+            raise ValueError("a token is empty or occurs twice")
+        if not distinct.issuperset(bytes([byte]) for byte in range(256)):
+            raise ValueError("single bytes are missing")
+        if len(tokens) >= MAX_VOCAB_SIZE:
+            raise ValueError(f"more than {MAX_VOCAB_SIZE} ids")
         self.kind = kind
         self.pattern = pattern
         self.tokens = tuple(tokens)
@@ -117,20 +121,11 @@ class Tokenizer:
         return np.fromiter(ids, np.uint16)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of some ids; end of text becomes "", invalid UTF-8 becomes U+FFFD.
-
-        Raises:
-            UserError: an id outside the vocabulary.
-        """
+        """The text of some ids; end of text becomes "", invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes of some ids: UTF-8, which may begin or end in the middle of a character.
-
-        Raises:
-            UserError: an id outside the vocabulary.
-            TypeError: ids that are not integers.
-        """
+        """UTF-8 of some ids, perhaps cut within a character; raises UserError for unknown ids."""
         ids = np.asarray(ids).ravel()
         if ids.size and ids.dtype.kind not in "iu":
             raise TypeError(f"ids are integers, not {ids.dtype}")
@@ -148,10 +143,7 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A sha256 of all that determines the ids (pattern, ranks, end of text), as hex digits.
-
-        Two tokenizers with the same fingerprint give the same ids for every text.
-        """
+        """A sha256 of all that determines the ids: equal fingerprints, equal ids for every text."""
         return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()
 
     def _identity(self) -> dict:
@@ -160,18 +152,13 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything to a JSON file, atomically; equal tokenizers give equal bytes."""
-        header = {"format_version": FORMAT_VERSION, "kind": self.kind}
-        header["fingerprint"] = self.fingerprint
-        text = json.dumps(header | self._identity(), indent=1) + "\n"
-        atomic_write(Path(path), text.encode())
+        stored = {"format_version": FORMAT_VERSION, "kind": self.kind}
+        stored |= {"fingerprint": self.fingerprint, **self._identity()}
+        atomic_write(Path(path), (json.dumps(stored, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Read what save() wrote.
-
-        Raises:
-            UserError: a file that is missing, damaged or inconsistent.
-        """
+        """Read what save() wrote; raises UserError for a file that is missing or damaged."""
         try:
             return _from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
@@ -185,12 +172,9 @@ class Tokenizer:
 
 
 def gpt2() -> Tokenizer:
-    """GPT-2's own encoding, 50,257 ids.
+    """GPT-2's own encoding; raises UserError where it is not cached and cannot be downloaded.
 
     tiktoken downloads it once and caches it in the folder that TIKTOKEN_CACHE_DIR names.
-
-    Raises:
-        UserError: it is not in the cache and cannot be downloaded.
     """
     try:
         encoding = tiktoken.get_encoding("gpt2")
@@ -216,13 +200,13 @@ def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:
         stories: read once, a few megabytes at a time, on all cores.
         vocab_size: how many ids, single bytes and end of text included. Stories with fewer
             different tokens give a smaller vocabulary.
-
-    Raises:
-        UserError: a size below 257 or above GPT-2's own, or no GPT-2 encoding to be found.
     """
     check_size(vocab_size, GPT2_VOCAB_SIZE)
     full = gpt2()
-    counts = _count_tokens(full, stories)[: full.end_of_text]
+    counts = np.zeros(full.vocab_size, dtype=np.int64)
+    for ids in parallel_map(full.encode_stories, batches(stories)):
+        counts += np.bincount(ids, minlength=full.vocab_size)
+    counts[full.end_of_text] = 0
     ranks = {token: rank for rank, token in enumerate(full.tokens)}
     by_frequency = np.argsort(-counts, kind="stable")  # stable: the lower rank wins a tie
     candidates = [full.tokens[i] for i in by_frequency if counts[i]]
@@ -240,15 +224,13 @@ def train_bpe(stories: Iterable[str], vocab_size: int) -> Tokenizer:
         stories: read once, about a thousand at a time, on all cores.
         vocab_size: how many ids, single bytes and end of text included; 257 means bytes alone.
             Stories that run out of pairs to merge give a smaller vocabulary.
-
-    Raises:
-        UserError: a size below 257 or above 65,536.
     """
     check_size(vocab_size, MAX_VOCAB_SIZE)
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(
-        _sanitized(stories), vocab_size - 1, buffer_size=1024, pattern=STORY_PATTERN
-    )
+    # Without lone surrogates and cut to lengths that rustbpe can take.
+    texts = (story.encode(errors="replace").decode() for story in stories)
+    chunks = chain.from_iterable(map(_ENCODE_CHUNKS.findall, texts))
+    trainer.train_from_iterator(chunks, vocab_size - 1, buffer_size=1024, pattern=STORY_PATTERN)
     tokens = (bytes(token) for token, _ in trainer.get_mergeable_ranks())
     # rustbpe merges pairs, tiktoken knows strings: where two pairs spell one, keep the first.
     return Tokenizer("bpe", STORY_PATTERN, list(dict.fromkeys(tokens)))
@@ -262,21 +244,6 @@ def check_size(vocab_size: int, largest: int) -> None:
             f"vocab_size={vocab_size} is out of range: {MIN_VOCAB_SIZE} "
             f"(every byte and end of text) to {largest} ({why})"
         )
-
-
-def _check_vocabulary(kind: str, tokens: Sequence[bytes]) -> None:
-    """Raise ValueError unless the tokens can encode any text, and in one way only."""
-    distinct = set(tokens)
-    if kind not in KINDS:
-        raise ValueError(f"its kind is {kind!r}")
-    if len(distinct) < len(tokens):
-        raise ValueError("a token occurs twice")
-    if not distinct.issuperset(bytes([byte]) for byte in range(256)):
-        raise ValueError("single bytes are missing")
-    if b"" in distinct:
-        raise ValueError("a token is empty")
-    if len(tokens) >= MAX_VOCAB_SIZE:
-        raise ValueError(f"more than {MAX_VOCAB_SIZE} ids")
 
 
 def _from_json(text: str) -> Tokenizer:
@@ -294,24 +261,6 @@ def _from_json(text: str) -> Tokenizer:
     if stored["fingerprint"] != tokenizer.fingerprint:
         raise ValueError("its fingerprint does not match")
     return tokenizer
-
-
-def _sanitized(stories: Iterable[str]) -> Iterator[str]:
-    """The stories without lone surrogates and cut to lengths that rustbpe can take."""
-    for story in stories:
-        yield from _ENCODE_CHUNKS.findall(story.encode(errors="replace").decode())
-
-
-def _count_tokens(tokenizer: Tokenizer, stories: Iterable[str]) -> np.ndarray:
-    """How often each id occurs in the stories: an int64 array of shape (vocab_size,)."""
-
-    def count(batch: list[str]) -> np.ndarray:
-        return np.bincount(tokenizer.encode_stories(batch), minlength=tokenizer.vocab_size)
-
-    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    for some in parallel_map(count, batches(stories)):
-        counts += some
-    return counts
 
 
 def parallel_map(function: Callable, items: Iterable) -> Iterator:
