@@ -23,7 +23,7 @@ PARTS = {  # what can be measured, and the module in tinystories/evaluation/ tha
     "pairs": "pairs",
     "generation": "generation",
     "memorization": "memorization",
-    "judge": "grades",
+    "judge": "judge",
 }
 
 
@@ -84,12 +84,12 @@ class Settings(RangedSettings):
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import device
-from tinystories.evaluation import cells, memorization, validation
-from tinystories.evaluation.results import read_results
-from tinystories.evaluation.subject import Subject, open_data, open_subject, run_rows
+from tinystories.evaluation import memorization, validation
+from tinystories.evaluation.results import Rows, number, read_results
+from tinystories.evaluation.subject import Subject, open_data, open_subject
 from tinystories.files import write_json
 from tinystories.run import newest_run, run_folder
-from tinystories.terminal import log_stderr, sections_table
+from tinystories.terminal import distinct_names, log_stderr, sections_table
 
 MODULES = {part: import_module(f"tinystories.evaluation.{name}") for part, name in PARTS.items()}
 RESULT = "evaluation.json"  # in the run folder
@@ -205,7 +205,8 @@ def is_cached(part: str, result: dict, key: dict) -> bool:
 
 def print_table(evaluated: dict[str, dict]) -> None:
     """Print a column for each run, and one for real stories, or several where data differ."""
-    by_heading = dict(zip(headings(list(evaluated)), evaluated.values(), strict=True))
+    names = distinct_names([run_folder(name) for name in evaluated])
+    by_heading = dict(zip(names, evaluated.values(), strict=True))
     columns = {name: run_rows(r["run"]) | column(r) for name, r in by_heading.items()}
     real = {name: real_column(result) for name, result in by_heading.items()}
     same = all(column == next(iter(real.values())) for column in real.values())
@@ -214,22 +215,25 @@ def print_table(evaluated: dict[str, dict]) -> None:
     print(sections_table(columns))
 
 
-def headings(names: list[str]) -> list[str]:
-    """What to call the runs in the table: the shortest ends of their paths that differ."""
-    parts = [run_folder(name).parts for name in names]
-    depth = 1
-    while len({path[-depth:] for path in parts}) < len(parts):
-        depth += 1
-    return ["/".join(path[-depth:]) for path in parts]
+def run_rows(info: dict) -> Rows:
+    """The model in the table."""
+    return {
+        "Run": {
+            "steps": number(info["step"]),
+            "parameters": f"{info['parameters'] / 1e6:.2f} M",
+            "vocabulary": number(info["vocabulary"]),
+            "window, tokens": number(info["block_size"]),
+        }
+    }
 
 
-def column(result: dict) -> cells.Rows:
+def column(result: dict) -> Rows:
     """The rows of the parts that are there."""
     rows = [MODULES[part].rows(result[part]) for part in PARTS if result.get(part)]
     return {section: values for part in rows for section, values in part.items()}
 
 
-def real_column(result: dict) -> cells.Rows:
+def real_column(result: dict) -> Rows:
     """Metrics of real validation stories: the reference values for generated ones."""
     parts = filter(result.get, PARTS)
     return column({part: result[part].get("validation_stories") for part in parts})

@@ -125,11 +125,8 @@ def build(s: Settings, source: Source, folder: Path) -> dict:
     else:
         make = tokenizer.train_bpe if s.tokenizer == "bpe" else tokenizer.gpt2_top
         tok = make(read_stories(folder, "train", "building the vocabulary"), s.vocab_size)
-        if tok.vocab_size < s.vocab_size:
-            print(
-                f"the stories give only {tok.vocab_size:,} tokens, "
-                f"fewer than vocab_size={s.vocab_size}"
-            )
+        if (size := tok.vocab_size) < s.vocab_size:
+            print(f"the stories give only {size:,} tokens, fewer than vocab_size={s.vocab_size}")
     tok.save(folder / "tokenizer.json")
     return {
         "source": source.origin,
@@ -141,12 +138,9 @@ def build(s: Settings, source: Source, folder: Path) -> dict:
 
 
 def write_stories(s: Settings, source: Source, folder: Path) -> dict[str, dict[str, int]]:
-    """Clean the stories of a source once, into a temporary file per split.
+    """Clean the stories of a source into a temporary file per split; returns counts by rule.
 
     They are read twice where a vocabulary is trained, and some sources are slow.
-
-    Returns:
-        how often each cleaning rule applied, by split.
     """
     applied = {}
     val_keys = set()

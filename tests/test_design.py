@@ -33,7 +33,6 @@ DOES_NOT_KNOW = {
     "tinystories.log": {"tinystories.stories", "tinystories.evaluation"},
     "tinystories.figures": {"torch", "model", "tinystories.dataset", "tinystories.run"},
     "tinystories.evaluation": TRAINING,
-    "tinystories.timing": {"model", "tinystories.dataset", "tinystories.generate"},
 }
 MAY_KNOW = {  # exceptions to the lines above
     "configurator": {"tinystories.ranges"},

@@ -19,7 +19,7 @@ from conftest import command, complaint, make_reciter
 import evaluate
 from configurator import UserError, parse
 from tinystories import dataset as datasets
-from tinystories.evaluation import cells, memorization, validation
+from tinystories.evaluation import memorization, results, validation
 from tinystories.evaluation.copies import Match
 from tinystories.files import write_json
 from tinystories.loss import Loss
@@ -206,7 +206,7 @@ def test_a_pair_longer_than_the_window_is_read_in_several(trained, tmp_path, tab
     [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (50, 100, 0.4038, 0.5962)],
 )
 def test_wilsons_interval(correct, of, low, high):
-    part = cells.proportion_with_ci([True] * correct + [False] * (of - correct))
+    part = results.proportion_with_ci([True] * correct + [False] * (of - correct))
     assert (part["low"], part["high"]) == pytest.approx((low, high), abs=1e-4)
 
 
@@ -475,11 +475,6 @@ def test_runs_are_side_by_side_and_their_losses_in_a_plot(trained, tmp_path, tab
     assert max(map(len, out.splitlines())) <= 80
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert result_in(other) == result_in(trained)
-
-
-def test_runs_of_one_name_are_called_by_their_folders():
-    assert evaluate.headings(["out/a/small", "out/b/small"]) == ["a/small", "b/small"]
-    assert evaluate.headings(["out/a", "out/b/"]) == ["a", "b"]
 
 
 # Mistakes -----------------------------------------------------------------------------------

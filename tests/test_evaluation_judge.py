@@ -7,10 +7,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,7 +81,9 @@ def grade(server, tmp_path, monkeypatch):
     monkeypatch.delenv(judge.KEY_VARIABLE, raising=False)
 
     def call(*stories, model="teacher", url=server.url, workers=2, retry_delays=(0.01, 0.02, 0.04)):
-        return judge.grade(stories or [STORY], url, model, tmp_path, workers, retry_delays)
+        teacher = judge.Judge(url, model, retry_delays)
+        grades, reason = judge.grade(stories or [STORY], teacher, tmp_path, workers)
+        return SimpleNamespace(**grades, reason=reason)
 
     return call
 
@@ -99,7 +100,7 @@ def test_grades_and_age_groups_are_summed_up(server, grade):
     server.script = [GOOD, worse]
     grades = grade(*numbered(2))
     assert grades.means == {"grammar": 5.25, "creativity": 6, "consistency": 7, "plot": 5}
-    assert grades.age_groups == Counter(A=1, C=1)
+    assert grades.age_groups == {"A": 1, "C": 1}
     assert (grades.answered, grades.unparseable, grades.failed) == (2, 0, 0)
 
 
@@ -134,8 +135,8 @@ UNPARSEABLE = {
 
 @pytest.mark.parametrize("answer", UNPARSEABLE.values(), ids=UNPARSEABLE)
 def test_an_answer_without_valid_grades_is_counted_and_not_guessed(answer):
-    assert judge.summary([answer, GOOD], None).unparseable == 1
-    assert judge.summary([answer], None).means == {}
+    assert judge.summary([answer, GOOD])["unparseable"] == 1
+    assert judge.summary([answer])["means"] == {}
 
 
 @pytest.mark.parametrize("answer", [f"```json\n{GOOD}\n```", GOOD.replace(", ", ",\n  ")])
@@ -168,7 +169,7 @@ def test_a_saved_hub_token_is_never_sent(server, tmp_path, key, variable):
         from huggingface_hub import get_token
         from tinystories.evaluation import judge
         assert get_token() == "hf_saved"
-        judge.grade([("A hen", " sang.")], "{server.url}", "teacher", Path("{tmp_path}"))
+        judge.grade([("A hen", " sang.")], judge.Judge("{server.url}", "m"), Path("{tmp_path}"))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True)
     assert server.keys == ["Bearer none"]
@@ -224,11 +225,8 @@ def test_temporary_errors_are_retried(server, grade, error):
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize("date", [False, True])
-def test_retry_after_is_respected(server, grade, date):
+def test_retry_after_is_respected(server, grade):
     server.script, server.headers = [429], {"Retry-After": "1"}
-    if date:  # which has whole seconds
-        server.headers = {"Retry-After": formatdate(time.time() + 2, usegmt=True)}
     assert grade().answered == 1
     assert server.times[1] - server.times[0] > 0.9
 
@@ -266,7 +264,8 @@ def test_a_rejected_key_ends_it_at_once(server, grade, status):
     with pytest.raises(UserError) as refused:
         grade(*numbered(20))
     assert str(refused.value) == (
-        f"{server.url}/chat/completions rejected the API key in OPENAI_API_KEY ({status}: no way)"
+        f"{server.url}/chat/completions refused the request ({status}: no way); check the URL, the "
+        "model and the API key in OPENAI_API_KEY"
     )
     assert len(server.asked) <= 4
 
@@ -292,7 +291,7 @@ def test_answers_of_running_requests_are_kept_when_another_ends_it(server, grade
         ("HTTP://localhost/v1", "is not the URL of an endpoint"),
         ("http://nowhere.invalid/v1", "cannot reach http://nowhere.invalid/v1"),
         ("http://localhost:8000/vü", "is not the URL of an endpoint"),
-        ("{server}/v2", "/v2/chat/completions not found; check URL and model (404"),
+        ("{server}/v2", "/v2/chat/completions refused the request (404: "),
     ],
 )
 def test_a_wrong_url_is_reported_at_once(server, grade, url, message):

@@ -42,7 +42,7 @@ class SplitWriter:
         self.file.close()
 
     def write(self, ids: np.ndarray, stories: int, text_bytes: int) -> None:
-        """Append the uint16 ids of whole `stories`, which hold `text_bytes` of UTF-8 text."""
+        """Append the uint16 ids of so many stories, and so many UTF-8 bytes of text."""
         data = ids.astype("<u2").tobytes()
         self.file.write(data)
         self.sha256.update(data)
@@ -118,7 +118,7 @@ class TokenFile:
 
         Returns:
             x and y of shape (len(starts), block_size), int64, where y is x one token later. Past
-            the end of the file x is 0 and y is -1, which the loss passes over.
+            the end of the file x is 0 and y is -1, which the loss ignores.
 
         Raises:
             UserError: an id outside the vocabulary, with its position.
@@ -160,7 +160,7 @@ class TokenFile:
         return np.arange(0, last, self.block_size)
 
     def evenly_spaced_starts(self, count: int) -> np.ndarray:
-        """Starts of `count` whole windows, evenly spaced from the first token to the last."""
+        """Starts of up to `count` whole windows, evenly spaced; in a small file they overlap."""
         last_start = len(self) - self.block_size - 1
         return np.linspace(0, last_start, min(count, last_start + 1)).astype(np.int64)
 
@@ -194,7 +194,7 @@ class TokenFile:
     ) -> Iterator[str]:
         """The text of each story in ids [start, stop), in order and in bounded memory."""
         byte_lengths = tokenizer.byte_lengths()
-        # Larger chunks leave the processor's cache: decoding takes longer.
+        # Larger chunks do not fit in the CPU's cache, so decoding is slower.
         for first, last in self.story_chunks(tokenizer.end_of_text, 100_000, start, stop):
             ids = np.asarray(self.ids[first:last])
             self.check_ids(ids, first)

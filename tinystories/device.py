@@ -189,4 +189,4 @@ def _select_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
         if native:
             return torch.bfloat16, f"the CPU multiplies it natively: {native[0]}"
         return torch.float32, "the CPU has no native bfloat16"
-    return torch.float32, "the safe choice on this device"
+    return torch.float32, "16-bit types are not tested on this device"

@@ -90,8 +90,8 @@ class StopSignal:
     def listen(self) -> None:
         """Notice signals from now on.
 
-        Python runs handlers between two of its instructions, which a large step keeps apart for
-        seconds. A thread that waits for the signals' wake-up bytes notices them at once.
+        Python runs signal handlers between two of its instructions only, and one call of torch can
+        take seconds. A thread that reads the wake-up socket notices a signal at once.
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)

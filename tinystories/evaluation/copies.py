@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rapidfuzz import process
@@ -43,7 +44,7 @@ from tinystories.dataset import TokenFile
 from tinystories.evaluation.diversity import words as words_of
 from tinystories.tokenizer import Tokenizer
 
-ROUGE_L = Indel.normalized_similarity  # 1 - indels / (m + n): 2 LCS / (m + n), except for rounding
+ROUGE_L: Any = Indel.normalized_similarity  # 1 - indels / (m + n): 2 LCS / (m + n), but rounded
 PREFIX_CHARS = 100  # characters that leak() compares
 LEAK_NGRAM = 13  # words in a row that count as a leak
 # The numbers below change speed and memory, not results. They are round guesses that work well.
@@ -86,12 +87,8 @@ def nearest(
     ROUGE-L is the F-measure of Lin (2004), section 3.1, with beta = 1: 2 LCS / (m + n) for a text
     of m words and a story of n, where LCS is the length of their longest common subsequence.
 
-    Args:
-        folder: the dataset, whose train.bin is read.
-        progress: called with the number of tokens that have been read since the last call.
-
-    Raises:
-        UserError: train.bin is missing, or holds ids outside the vocabulary.
+    `progress` is called with the number of tokens read since the last call. Raises UserError if
+    train.bin is missing or holds ids outside the vocabulary.
     """
     return _scan_all(_NearestSearch(folder, tokenizer, texts), progress)
 
@@ -102,16 +99,9 @@ def leak(
     tokenizer: Tokenizer,
     progress: Callable[[int], object] = lambda tokens: None,
 ) -> Leak:
-    """Count the validation stories that are among the training stories of a dataset.
+    """Count the validation stories `texts` that are among the training stories; see `nearest`.
 
     13 words in a row is the measure of Brown et al. 2020 (GPT-3), appendix C.
-
-    Args:
-        texts: the validation stories.
-        folder, progress: as for `nearest`.
-
-    Raises:
-        UserError: train.bin is missing, or holds ids outside the vocabulary.
     """
     found = _scan_all(_LeakSearch(folder, tokenizer, list(texts)), progress)
     return Leak(found.shape[1], *found.sum(axis=1).tolist())
@@ -165,13 +155,8 @@ class _EncodedTexts:
         self.starts = np.cumsum(self.lengths + 1) - self.lengths - 1
         self.text_index = np.repeat(np.arange(len(self.lengths)), self.lengths + 1)
 
-    def of(self, text: int) -> np.ndarray:
-        """The words of one text."""
-        start = self.starts[text]
-        return self.words[start : start + self.lengths[text]]
-
     def as_strings(self) -> np.ndarray:
-        """The texts as rapidfuzz takes them, one character per word: str objects, shape (N,)."""
+        """The texts with one character per word, for rapidfuzz: str objects, shape (N,)."""
         joined = self.words.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
         bounds = zip(self.starts.tolist(), (self.starts + self.lengths).tolist(), strict=True)
         return np.array([joined[start:end] for start, end in bounds], dtype=object)
@@ -180,12 +165,11 @@ class _EncodedTexts:
 class _Search:
     """Looks for some texts among the training stories.
 
-    `scan` takes what is known and adds what one chunk of train.bin has; `merge` combines the
-    results of two scans.
+    `scan` adds what one chunk of train.bin has to what is known; `merge` combines two results.
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, texts: list[str]):
-        self.path, self.tokenizer = folder / "train.bin", tokenizer
+        self.path, self.tokenizer, self.raw_texts = folder / "train.bin", tokenizer, texts
         self.vocabulary = _Vocabulary(texts)
         # Texts and stories have different separators: no equal n-gram crosses one.
         self.texts = _EncodedTexts(texts, self.vocabulary, len(self.vocabulary.numbers) + 1)
@@ -201,11 +185,7 @@ class _Search:
         return stories, _EncodedTexts(stories, self.vocabulary, separator=0)
 
     def longest_copies(self, words: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Look for longer copies in some training stories.
-
-        Args:
-            words: of the training stories, shape (W,).
-            known: words of the longest copy known of each text, shape (N,).
+        """Look among the words of some stories, (W,), for copies longer than those known, (N,).
 
         Returns:
             words of the longest copy, and, where that is above `known`, the word of the text
@@ -219,7 +199,10 @@ class _Search:
             searched = (n <= wanted) & (wanted < next_n)
             if not searched.any():
                 continue
-            text_hashes, order = self._sorted_ngrams(n)
+            if n not in self.text_ngrams:
+                of_texts = next(h for m, _, h in _ngram_hashes(texts.words) if m == n)
+                self.text_ngrams[n] = of_texts, np.argsort(of_texts)
+            text_hashes, order = self.text_ngrams[n]
             positions = order[searched[texts.text_index[order]]]
             for i, j in _matching_positions(hashes, text_hashes, positions):
                 last = longest[texts.text_index[j]]  # a longer copy has this word in common, too
@@ -232,12 +215,6 @@ class _Search:
                 end[text[best]] = (j + length - texts.starts[text])[best]
         return longest, end
 
-    def _sorted_ngrams(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        if size not in self.text_ngrams:
-            hashes = next(found for n, _, found in _ngram_hashes(self.texts.words) if n == size)
-            self.text_ngrams[size] = hashes, np.argsort(hashes)
-        return self.text_ngrams[size]
-
 
 # The two searches ---------------------------------------------------------------------------
 
@@ -247,7 +224,6 @@ class _NearestSearch(_Search):
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, texts: list[str]):
         super().__init__(folder, tokenizer, texts)
-        self.raw_texts = texts
         self.keys = np.append(np.unique(_occurrences(self.texts)[1]), np.iinfo(np.int64).max)
         self.bitsets, self.strings = _word_bitsets(self.texts, self.keys), self.texts.as_strings()
 
@@ -274,8 +250,10 @@ class _NearestSearch(_Search):
                 copied = _excerpt(self.raw_texts[k], end[k] - longest[k], end[k])
                 match = replace(match, copied_words=int(longest[k]), copied_text=copied)
             both = np.maximum(1, self.texts.lengths[k] + encoded.lengths)
-            bound = 2 * _common_bits(bitsets, self.bitsets[:, k]) / both
-            can_improve = np.flatnonzero(bound > match.rouge_l)
+            common = np.zeros(len(stories), dtype=np.uint32)  # words, in any order
+            for limb in np.flatnonzero(self.bitsets[:, k]):
+                common += np.bitwise_count(bitsets[limb] & self.bitsets[limb, k])
+            can_improve = np.flatnonzero(2 * common / both > match.rouge_l)
             text, candidates = self.strings[k], strings[can_improve].tolist()
             if best := process.extractOne(
                 text, candidates, scorer=ROUGE_L, score_cutoff=match.rouge_l
@@ -316,14 +294,6 @@ def _occurrences(texts: _EncodedTexts) -> tuple[np.ndarray, np.ndarray]:
     return keys >> 32, (keys << 32) | earlier  # the shift drops the text, not the word
 
 
-def _common_bits(bitsets: np.ndarray, bitset: np.ndarray) -> np.ndarray:
-    """How many bits each of the sets (limbs, N) has in common with one (limbs,): shape (N,)."""
-    total = np.zeros(bitsets.shape[1], dtype=np.uint32)
-    for limb in np.flatnonzero(bitset):
-        total += np.bitwise_count(bitsets[limb] & bitset[limb])
-    return total
-
-
 class _LeakSearch(_Search):
     """The search for validation stories among the training stories.
 
@@ -333,10 +303,10 @@ class _LeakSearch(_Search):
     def __init__(self, folder: Path, tokenizer: Tokenizer, texts: list[str]):
         super().__init__(folder, tokenizer, texts)
         self.wholes, self.prefixes = defaultdict(list), defaultdict(list)
-        for k, text in enumerate(texts):
-            if self.texts.lengths[k]:
-                self.wholes[self.texts.of(k).tobytes()].append(k)
-                self.prefixes[text[:PREFIX_CHARS]].append(k)
+        for k, words in enumerate(self.texts.as_strings()):
+            if words:
+                self.wholes[words].append(k)
+                self.prefixes[texts[k][:PREFIX_CHARS]].append(k)
 
     def start(self) -> np.ndarray:
         return np.zeros((3, len(self.texts.lengths)), dtype=bool)
@@ -347,8 +317,8 @@ class _LeakSearch(_Search):
     def scan(self, chunk: tuple[int, int], found: np.ndarray) -> np.ndarray:
         whole, prefix, ngram = found = found.copy()
         stories, encoded = self.read(chunk)
-        for k, story in enumerate(stories):
-            whole[self.wholes.get(encoded.of(k).tobytes(), [])] = True
+        for story, words in zip(stories, encoded.as_strings(), strict=True):
+            whole[self.wholes.get(words, [])] = True
             prefix[self.prefixes.get(story[:PREFIX_CHARS], [])] = True
         known = np.where(ngram, self.texts.lengths, LEAK_NGRAM - 1)
         longest, _ = self.longest_copies(encoded.words, known)
@@ -411,8 +381,11 @@ def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, posit
 # Scanning train.bin -------------------------------------------------------------------------
 
 
-def _scan_all(search: _NearestSearch | _LeakSearch, progress: Callable[[int], object]):
-    """Scan all of train.bin, and return what was found.
+_search: Any = None  # of a process, sent to it once, not once per chunk
+
+
+def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
+    """What a search finds in all of train.bin.
 
     Chunks are scanned in waves, one chunk per process, and a wave knows the results of the waves
     before it. Results are merged in order, so they are the same for any number of processes.
@@ -436,8 +409,8 @@ def _scan_all(search: _NearestSearch | _LeakSearch, progress: Callable[[int], ob
     return found
 
 
-def _init_worker(search: _NearestSearch | _LeakSearch) -> None:
-    global _search  # sent once to each process, not once per chunk
+def _init_worker(search: _Search) -> None:
+    global _search
     _search = search
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
 

@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from configurator import ROOT, UserError
+from configurator import ROOT
 from tinystories import generate
-from tinystories.evaluation import cells, diversity
+from tinystories.evaluation import diversity
+from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject, checksum, numbered_lines
 from tinystories.files import atomic_write, sha256_of
 from tinystories.terminal import progress
@@ -31,15 +32,8 @@ class GeneratedStory(NamedTuple):
 
 
 def read_prompts(path: str | Path = PROMPTS) -> list[str]:
-    """Read prompts, one per line, without the spaces around them.
-
-    Raises:
-        UserError: a file that cannot be read or has no prompt.
-    """
-    prompts = [line for _, line in numbered_lines(path)]
-    if not prompts:
-        raise UserError(f"{path} contains no prompt")
-    return prompts
+    """Read prompts, one per line, without the spaces around them."""
+    return [line for _, line in numbered_lines(path, "prompt")]
 
 
 def key(subject: Subject) -> dict:
@@ -77,28 +71,28 @@ def measure(subject: Subject) -> dict:
     real = [diversity.words(story) for story in real_stories(subject, len(generated))]
     real_stats = {"stories": len(real)} | word_stats(real, vocabulary) if real else None
     return {
-        "ended": cells.proportion_with_ci([story.ended for story in generated]),
+        "ended": proportion_with_ci([story.ended for story in generated]),
         "self_bleu": {"mean": self_bleu, "pairs": pairs},
         **word_stats(stories, vocabulary),
         "validation_stories": real_stats,
     }
 
 
-def rows(result: dict) -> cells.Rows:
+def rows(result: dict) -> Rows:
     """The result in the table; that of real stories has no "ended" and no "self_bleu"."""
     ended = result.get("ended")
     shown = {
-        "stories": cells.count(ended["count"] if ended else result["stories"]),
+        "stories": number(ended["count"] if ended else result["stories"]),
         "words, mean": f"{result['words']['mean']:.1f}",
         "words, median": f"{result['words']['median']:.0f}",
-        **{f"distinct-{n}": cells.ratio(value) for n, value in result["distinct"].items()},
-        "repeated 4-grams": cells.percent(result["seq_rep_4"]),
-        "words not in training text": cells.percent(result["oov_rate"]),
+        **{f"distinct-{n}": number(value) for n, value in result["distinct"].items()},
+        "repeated 4-grams": percent(result["seq_rep_4"]),
+        "words not in training text": percent(result["oov_rate"]),
     }
     if ended:
         self_bleu = result["self_bleu"]
-        shown[f"self-BLEU, {self_bleu['pairs']} pairs"] = cells.ratio(self_bleu["mean"])
-        shown["reached end of text"] = cells.percent(ended)
+        shown[f"self-BLEU, {self_bleu['pairs']} pairs"] = number(self_bleu["mean"])
+        shown["reached end of text"] = percent(ended)
     return {"Generated stories": shown}
 
 

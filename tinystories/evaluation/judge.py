@@ -14,18 +14,19 @@ import re
 import threading
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
+from statistics import fmean
 
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from configurator import UserError
-from tinystories.terminal import progress
+from tinystories.evaluation.generation import read_generated, stories_key
+from tinystories.evaluation.results import Rows, number
+from tinystories.evaluation.subject import Subject
+from tinystories.terminal import log_stderr, progress
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
 AGE_GROUPS = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
@@ -54,18 +55,6 @@ Let the last line of your answer hold these as JSON, a number for each N and a l
 {{"grammar": N, "creativity": N, "consistency": N, "plot": N, "age_group": "X"}}"""
 
 
-@dataclass
-class Grades:
-    """The judge's scores of some stories, whose number is answered + unparseable + failed."""
-
-    means: dict[str, float]  # of each of GRADES; empty if no story was graded
-    age_groups: Counter[str]  # stories by letter, see AGE_GROUPS
-    answered: int  # stories with grades
-    unparseable: int  # stories with an answer in which grades are missing or invalid
-    failed: int  # stories without an answer; the next call asks for them again
-    reason: str | None  # why the last of them failed
-
-
 class RequestFailed(Exception):
     """A request without a usable answer; retry_after is in seconds, None if no retry will help."""
 
@@ -74,40 +63,57 @@ class RequestFailed(Exception):
         self.retry_after = retry_after
 
 
+def key(subject: Subject) -> dict:
+    """What the result depends on."""
+    s = subject.settings
+    return stories_key(subject) | {"model": Judge(s.judge_url, s.judge_model).model}
+
+
+def measure(subject: Subject) -> dict:
+    """Have the generated stories graded; the answers are kept in the run folder."""
+    s = subject.settings
+    stories = [(story.prompt, story.continuation) for story in read_generated(subject.folder)]
+    grades, reason = grade(stories, Judge(s.judge_url, s.judge_model), subject.folder)
+    if failed := grades["failed"]:
+        log_stderr(f"{failed} stories were not judged ({reason}); run the same command to retry")
+    return grades
+
+
+def rows(result: dict) -> Rows:
+    """The result in the table."""
+    return {
+        f"Judged by {result['key']['model']}, 1 to 10": {
+            **{name: f"{mean:.2f}" for name, mean in result["means"].items()},
+            **{f"judged age {AGE_GROUPS[a]}": number(n) for a, n in result["age_groups"].items()},
+            "stories judged": number(result["answered"]),
+            "unparseable answers": number(result["unparseable"]),
+            "no answer": number(result["failed"]),
+        }
+    }
+
+
 def grade(
-    stories: Sequence[tuple[str, str]],
-    url: str,
-    model: str,
-    folder: Path,
-    workers: int = 8,
-    retry_delays: Sequence[float] = RETRY_DELAYS,
-) -> Grades:
-    """Have stories graded.
+    stories: Sequence[tuple[str, str]], judge: "Judge", folder: Path, workers: int = 8
+) -> tuple[dict, str | None]:
+    """Have pairs of a prompt and its continuation graded, by so many workers at the same time.
 
     Every answer is added to folder/judgements.jsonl as it arrives. Stories that the same model has
     already answered there are not sent again.
 
-    Args:
-        stories: pairs of a prompt and the model's continuation.
-        url: of the endpoint, as in https://api.openai.com/v1.
-        workers: requests at the same time.
-        retry_delays: seconds before each retry of a request.
-
-    Raises:
-        UserError: there is no such endpoint, or it rejects the API key.
+    Returns:
+        the result for evaluation.json, and why the last story without an answer has none.
     """
-    judge, path = Judge(url, model, retry_delays), folder / "judgements.jsonl"
+    path, reason, failures = folder / "judgements.jsonl", None, 0
     prompts = [prompt(*story) for story in stories]
-    answers = read_answers(path, model)  # by prompt
+    answers = read_answers(path, judge.model)  # by prompt
     new = [text for text in dict.fromkeys(prompts) if text not in answers]
-    reason, failures = None, 0
     pool = ThreadPoolExecutor(workers)
     requests = {pool.submit(judge.ask, text): text for text in new}
 
     def keep(future: Future) -> None:
         text = requests.pop(future)
         answers[text] = future.result()
-        append_answer(path, model, text, answers[text])
+        append_answer(path, judge.model, text, answers[text])
 
     try:
         for future in progress(as_completed(requests), "judge", "story", total=len(new)):
@@ -124,7 +130,20 @@ def grade(
         for future in list(requests):
             if not (future.cancelled() or future.exception()):
                 keep(future)
-    return summary(map(answers.get, prompts), reason)
+    return summary([answers.get(text) for text in prompts]), reason
+
+
+def summary(answers: Sequence[str | None]) -> dict:
+    """Sum up the answers for all stories, where None is a story without an answer."""
+    received = [answer for answer in answers if answer is not None]
+    graded = [parsed for parsed in map(read_grades, received) if parsed]
+    return {
+        "means": {name: fmean(parsed[name] for parsed in graded) for name in GRADES if graded},
+        "age_groups": dict(sorted(Counter(parsed["age_group"] for parsed in graded).items())),
+        "answered": len(graded),  # stories with grades
+        "unparseable": len(received) - len(graded),  # in whose answer grades are missing or invalid
+        "failed": len(answers) - len(received),  # the next call asks for them again
+    }
 
 
 def prompt(beginning: str, continuation: str) -> str:
@@ -143,36 +162,6 @@ def read_grades(answer: str) -> dict | None:
     grades = [parsed.get(name) for name in GRADES]
     valid = all(type(grade) in (int, float) and 1 <= grade <= 10 for grade in grades)
     return parsed if valid and parsed.get("age_group") in tuple(AGE_GROUPS) else None
-
-
-def summary(answers: Iterable[str | None], reason: str | None) -> Grades:
-    """Sum up the answers for all stories, where None is a story without an answer."""
-    answers = list(answers)
-    received = [answer for answer in answers if answer is not None]
-    graded = [parsed for parsed in map(read_grades, received) if parsed]
-    sums = {name: sum(parsed[name] for parsed in graded) for name in GRADES}
-    return Grades(
-        means={name: sums[name] / len(graded) for name in GRADES if graded},
-        age_groups=Counter(parsed["age_group"] for parsed in graded),
-        answered=len(graded),
-        unparseable=len(received) - len(graded),
-        failed=len(answers) - len(received),
-        reason=reason,
-    )
-
-
-def check_url(url: str) -> None:
-    """Raises UserError if this cannot be the URL of an endpoint."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname.encode("idna").decode()
-        if re.fullmatch(r"\d+(\.\d+){3}", host):
-            ipaddress.ip_address(host)
-        valid = parts.port != 0 and re.fullmatch("https?://[!-~]+", url)
-    except (ValueError, AttributeError):  # an open bracket, a port in letters, no host, "a..b"
-        valid = False
-    if not valid:
-        raise UserError(f"{url!r} is not the URL of an endpoint, such as http://localhost:8000/v1")
 
 
 def answer_key(model: str, prompt: str) -> str:
@@ -204,11 +193,22 @@ def append_answer(path: Path, model: str, prompt: str, answer: str) -> None:
 
 
 class Judge:
-    """A model at an endpoint."""
+    """A model at an endpoint; raises UserError for a malformed URL or API key."""
 
-    def __init__(self, url: str, model: str, retry_delays: Sequence[float]):
-        check_url(url)
+    def __init__(self, url: str, model: str, retry_delays: Sequence[float] = RETRY_DELAYS):
         self.model, self.retry_delays = model, retry_delays
+        try:
+            parts = urllib.parse.urlsplit(url)
+            host = (parts.hostname or "").encode("idna").decode()
+            if re.fullmatch(r"\d+(\.\d+){3}", host):
+                ipaddress.ip_address(host)
+            valid = host and parts.port != 0 and re.fullmatch("https?://[!-~]+", url)
+        except ValueError:  # an open bracket, a port in letters, "a..b"
+            valid = False
+        if not valid:
+            raise UserError(
+                f"{url!r} is not the URL of an endpoint, such as http://localhost:8000/v1"
+            )
         self.endpoint = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
         if not re.fullmatch("[!-~]+", key):
@@ -219,22 +219,18 @@ class Judge:
         self.stopped = threading.Event()  # once set, nothing is retried
 
     def ask(self, prompt: str) -> str:
-        """The answer to a prompt, with retries where they may help.
-
-        Raises:
-            RequestFailed: they did not help.
-            UserError: no request to this endpoint can succeed.
-        """
-        for delay in (*self.retry_delays, None):
+        """The answer, or RequestFailed if retries do not help, UserError if no request can."""
+        for delay in self.retry_delays:
             try:
                 return self._attempt(prompt)
             except RequestFailed as error:
                 after = error.retry_after
-                if delay is None or after is None or after > MAX_RETRY_DELAY:
+                if after is None or after > MAX_RETRY_DELAY:
                     raise
                 spread = delay * random.uniform(1, 1.5)  # not all workers at the same moment
                 if self.stopped.wait(max(spread, after)):
                     raise
+        return self._attempt(prompt)
 
     def _attempt(self, prompt: str) -> str:
         """Ask once."""
@@ -243,10 +239,27 @@ class Judge:
             answer = self.client.chat_completion(messages, model=self.model)
             content = answer.choices[0].message.content or ""
         except HfHubHTTPError as error:
-            self.reached = True
-            raise self._http_error(error.response) from None
+            response, self.reached = error.response, True
+            status = response.status_code
+            reason = f"{status}: {' '.join(response.text.split())[:200]}"
+            if status in (401, 403, 404):
+                raise UserError(
+                    f"{self.endpoint} refused the request ({reason}); check the URL, the model and "
+                    f"the API key in {KEY_VARIABLE}"
+                ) from None
+            if status not in (408, 409, 429) and status < 500:  # no timeout, rate limit, overload
+                raise RequestFailed(reason, retry_after=None) from None
+            after = response.headers.get("Retry-After", "")  # seconds, or a date: not read
+            raise RequestFailed(reason, float(after) if after.isdecimal() else 0.0) from None
         except (OSError, HTTPError) as error:
-            raise self._connection_error(error) from None
+            cause: BaseException = error
+            while cause.__context__:  # the client wraps what the system reports
+                cause = cause.__context__
+            reason = " ".join(f"{type(cause).__name__}: {cause}".split())
+            broken_off = isinstance(cause, (ConnectionResetError, BrokenPipeError, TimeoutError))
+            if self.reached or broken_off or not isinstance(cause, OSError):
+                raise RequestFailed(reason) from None
+            raise UserError(f"cannot reach {self.endpoint} ({reason}); check the URL") from None
         except json.JSONDecodeError:
             raise UserError(f"{self.endpoint} does not answer in JSON; check the URL") from None
         except (ValueError, LookupError, TypeError, AttributeError):
@@ -255,37 +268,3 @@ class Judge:
         if not isinstance(content, str):
             raise RequestFailed("an answer that is not text", retry_after=None)
         return content
-
-    def _connection_error(self, error: BaseException) -> Exception:
-        """What to raise if there was no response."""
-        while error.__context__:  # the client wraps what the system reports
-            error = error.__context__
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        broken_off = isinstance(error, (ConnectionResetError, BrokenPipeError, TimeoutError))
-        if self.reached or broken_off or not isinstance(error, OSError):
-            return RequestFailed(message)
-        return UserError(f"cannot reach {self.endpoint} ({message}); check the URL")
-
-    def _http_error(self, response) -> Exception:
-        """What to raise for a response with an HTTP status of 400 or above."""
-        status = response.status_code
-        message = f"{status}: {' '.join(response.text.split())[:200]}"
-        if status in (401, 403):
-            return UserError(f"{self.endpoint} rejected the API key in {KEY_VARIABLE} ({message})")
-        if status in (404, 405):
-            return UserError(f"{self.endpoint} not found; check URL and model ({message})")
-        if status in (408, 409, 429) or status >= 500:  # timeout, conflict, rate limit, overload
-            return RequestFailed(message, _seconds(response.headers.get("Retry-After")))
-        return RequestFailed(message, retry_after=None)
-
-
-def _seconds(retry_after: str | None) -> float:
-    """The wait that the header Retry-After asks for, in seconds or as a date (RFC 9110)."""
-    try:
-        return float(retry_after or 0)
-    except ValueError:
-        pass
-    try:
-        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0

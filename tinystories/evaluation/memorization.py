@@ -12,8 +12,9 @@ from textwrap import shorten, wrap
 import numpy as np
 
 from tinystories.dataset import Dataset
-from tinystories.evaluation import cells, copies
+from tinystories.evaluation import copies
 from tinystories.evaluation.generation import read_generated, real_stories, stories_key
+from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject
 from tinystories.terminal import SCREEN, progress
 
@@ -47,16 +48,16 @@ def measure(subject: Subject) -> dict:
     }
 
 
-def rows(result: dict) -> cells.Rows:
+def rows(result: dict) -> Rows:
     """The result in the table."""
     copied, rouge_l, rate = (result[name] for name in ("copied_words", "rouge_l", "copy_rate"))
     return {
         "Copied from training stories": {
             "longest copy, median": f"{copied['median']:.0f} words",
             "longest copy, 95th perc.": f"{copied['p95']:.0f} words",
-            "best ROUGE-L, mean": cells.ratio(rouge_l["mean"]),
-            "best ROUGE-L, highest": cells.ratio(rouge_l["max"]),
-            f"best ROUGE-L above {rate['threshold']}": cells.percent(rate),
+            "best ROUGE-L, mean": number(rouge_l["mean"]),
+            "best ROUGE-L, highest": number(rouge_l["max"]),
+            f"best ROUGE-L above {rate['threshold']}": percent(rate),
         }
     }
 
@@ -70,7 +71,7 @@ def copy_stats(matches: list[copies.Match]) -> dict:
     return {
         "copied_words": {"median": statistics.median(copied), "p95": p95},
         "rouge_l": {"mean": statistics.fmean(rouge_l), "max": max(rouge_l)},
-        "copy_rate": {"threshold": COPY_ROUGE_L} | cells.proportion_with_ci(is_copy),
+        "copy_rate": {"threshold": COPY_ROUGE_L} | proportion_with_ci(is_copy),
     }
 
 

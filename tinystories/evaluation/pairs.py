@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from configurator import ROOT, UserError
-from tinystories.evaluation import cells
+from tinystories.evaluation.results import Rows, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject, checksum, numbered_lines
 
 PAIRS = ROOT / "prompts" / "pairs.jsonl"
@@ -36,13 +36,11 @@ def read_pairs(path: str | Path = PAIRS) -> list[MinimalPair]:
         UserError: a file that cannot be read or has no pair; a line that is not a pair.
     """
     pairs = []
-    for number, line in numbered_lines(path):
+    for number, line in numbered_lines(path, "minimal pair"):
         try:
             pairs.append(_read_pair(line))
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
-    if not pairs:
-        raise UserError(f"{path} contains no minimal pair")
     return pairs
 
 
@@ -95,15 +93,15 @@ def measure(subject: Subject) -> dict:
         if pair.distance is not None:
             distances.setdefault(pair.distance, []).append(outcome)
     return {
-        "all": cells.proportion_with_ci(correct),
-        "groups": {group: cells.proportion_with_ci(groups[group]) for group in groups},
-        "distances": {str(n): cells.proportion_with_ci(distances[n]) for n in sorted(distances)},
+        "all": proportion_with_ci(correct),
+        "groups": {group: proportion_with_ci(groups[group]) for group in groups},
+        "distances": {str(n): proportion_with_ci(distances[n]) for n in sorted(distances)},
     }
 
 
-def rows(result: dict) -> cells.Rows:
+def rows(result: dict) -> Rows:
     """The result in the table."""
     parts = {"all": result["all"]} | result["groups"]
     parts |= {f"at distance {number}": part for number, part in result["distances"].items()}
-    shown = {f"{name}, of {part['count']}": cells.percent(part) for name, part in parts.items()}
+    shown = {f"{name}, of {part['count']}": percent(part) for name, part in parts.items()}
     return {"Minimal pairs, correct (chance 50 %)": shown}

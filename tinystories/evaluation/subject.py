@@ -12,7 +12,7 @@ evaluate.py keeps results with their key. The same of real stories, if measured,
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from configurator import UserError
 from model import GPT
 from tinystories.dataset import Dataset, dataset_folder, open_dataset
 from tinystories.device import Hardware, select_hardware
-from tinystories.evaluation import cells
 from tinystories.files import sha256_of
 from tinystories.loss import Loss, loss_per_text
 from tinystories.run import load_model, read_config, run_folder
@@ -100,18 +99,6 @@ def open_subject(settings: Any, name: str) -> Subject:
     return Subject(settings, name, folder, model, tokenizer, hardware, info, data)
 
 
-def run_rows(info: dict) -> cells.Rows:
-    """The model in the table."""
-    return {
-        "Run": {
-            "steps": cells.count(info["step"]),
-            "parameters": f"{info['parameters'] / 1e6:.2f} M",
-            "vocabulary": cells.count(info["vocabulary"]),
-            "window, tokens": cells.count(info["block_size"]),
-        }
-    }
-
-
 def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | None:
     """The named dataset, or the one that the run in `folder` was trained on; None if it is missing.
 
@@ -127,11 +114,11 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
     return open_dataset(dataset, block_size)
 
 
-def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, each stripped and with its number, from 1.
+def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, stripped, each with its number, from 1.
 
     Raises:
-        UserError: a file that cannot be read.
+        UserError: the file cannot be read, or there are no lines; `what` says what they hold.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -139,9 +126,10 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip()
+    lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path} contains no {what}")
+    return lines
 
 
 def checksum(texts: list) -> str:

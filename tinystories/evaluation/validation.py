@@ -10,7 +10,7 @@ import numpy as np
 
 from configurator import UserError
 from tinystories.dataset import SplitWriter, TokenFile
-from tinystories.evaluation import cells
+from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
 from tinystories.files import sha256_of
 from tinystories.loss import BATCH_TOKENS, Loss, estimate_loss
@@ -50,7 +50,7 @@ def measure(subject: Subject) -> dict:
     }
 
 
-def rows(result: dict) -> cells.Rows:
+def rows(result: dict) -> Rows:
     """The result in the table."""
 
     def metrics(part: dict) -> dict[str, str]:
@@ -64,8 +64,8 @@ def rows(result: dict) -> cells.Rows:
     return {
         "Validation text": {
             "sha256 of the file": result["key"]["sha256"][:12],
-            "stories": cells.count(result["stories"]),
-            "bytes": cells.count(result["bytes"]),
+            "stories": number(result["stories"]),
+            "bytes": number(result["bytes"]),
         },
         "Loss, concatenated text": metrics(result["all_text"]),
         "Loss, per story": metrics(result["per_story"])
