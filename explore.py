@@ -50,7 +50,6 @@ VOCAB_SIZES = (257, 512, 1024, 2048, 4096, 8192, 16_384)
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters, with apostrophes and hyphens inside
 # A capitalized word after a lower-case letter or a comma, and a space.
 CAPITALIZED_INSIDE = re.compile(r"(?<=[a-zß-öø-ÿ,] )[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]+")
-OPENING_WORDS = 4
 
 
 # Tokens -------------------------------------------------------------------------------------
@@ -130,17 +129,15 @@ class WordStats:
     names: Counter  # stories that contain each
     openings: Counter  # stories that begin with each
 
-    def rates(self) -> list[tuple[str, str, dict[str, float]]]:
+    def rates(self) -> Iterator[tuple[str, str, dict[str, float]]]:
         """(title, unit, rates) of the most frequent words, names and openings."""
         words, stories = self.words.total() / 1000, len(self.lengths) / 100
-        return [
-            (title, unit, {text: times / total for text, times in counter.most_common(count)})
-            for title, unit, counter, count, total in (
-                ("Most frequent words", "per 1,000 words", self.words, 40, words),
-                ("Names", "per 100 stories", self.names, 40, stories),
-                ("Openings", "per 100 stories", self.openings, 20, stories),
-            )
-        ]
+        for title, unit, counter, count, total in (
+            ("Most frequent words", "per 1,000 words", self.words, 40, words),
+            ("Names", "per 100 stories", self.names, 40, stories),
+            ("Openings", "per 100 stories", self.openings, 20, stories),
+        ):
+            yield title, unit, {text: n / total for text, n in counter.most_common(count)}
 
 
 def sampled(split: Split, tokenizer: Tokenizer, count: int, desc: str) -> Iterator[str]:
@@ -152,7 +149,7 @@ def sampled(split: Split, tokenizer: Tokenizer, count: int, desc: str) -> Iterat
 
 
 def count_words(stories: Iterable[str]) -> WordStats:
-    """Count words, names, and openings: the first OPENING_WORDS words of a story.
+    """Count words, names, and openings: the first four words of a story.
 
     A name is a word that is capitalized inside sentences at least three times as often as it is in
     lower case. Titles such as Mr and the names of days count as names, too.
@@ -165,7 +162,7 @@ def count_words(stories: Iterable[str]) -> WordStats:
         spelled.update(words)
         inside.update(capitalized)
         names.update(set(capitalized))
-        openings[" ".join(words[:OPENING_WORDS])] += 1
+        openings[" ".join(words[:4])] += 1
     names = Counter({w: n for w, n in names.items() if inside[w] >= 3 * spelled[w.lower()]})
     words = Counter()
     for word, times in spelled.items():
@@ -217,17 +214,13 @@ def compute_stats(s: Settings) -> DatasetStats:
     train, val = (read_split(file, tokenizer.end_of_text) for file in (data.train, data.val))
     stories = sampled(train, tokenizer, s.sample, "training a vocabulary")
     trained = train_bpe(stories, VOCAB_SIZES[-1])
+    sample = count_words(sampled(train, tokenizer, s.sample, "counting words"))
     val_stories = list(sampled(val, tokenizer, NUM_VAL_STORIES, "reading validation"))
     block_sizes = [n for n in map(int, s.block_sizes.split(",")) if n <= len(train.ids)]
-    return DatasetStats(
-        data=data,
-        train=train,
-        val=val,
-        sample=count_words(sampled(train, tokenizer, s.sample, "counting words")),
-        bytes_by_vocab_size=bytes_by_vocab_size(trained, val_stories),
-        dataset_bytes=bytes_per_token(tokenizer, val_stories),
-        windows={n: windows_by_stories(train.ends, len(train.ids), n) for n in block_sizes},
-    )
+    windows = {n: windows_by_stories(train.ends, len(train.ids), n) for n in block_sizes}
+    by_size = bytes_by_vocab_size(trained, val_stories)
+    own = bytes_per_token(tokenizer, val_stories)
+    return DatasetStats(data, train, val, sample, by_size, own, windows)
 
 
 # Summary and plots --------------------------------------------------------------------------
@@ -236,13 +229,10 @@ def compute_stats(s: Settings) -> DatasetStats:
 def summary(stats: DatasetStats) -> str:
     """The statistics as tables, in lines of at most 80 characters."""
     title, rules = stats.cleaning()
-    cleaning = [
-        f"\n  {split:5}{count:10,}  {rule}: {RULES.get(rule, '')}"
-        for split, counts in rules.items()
-        for rule, count in counts.items()
-    ]
-    sections = *token_tables(stats), *word_tables(stats.sample), "".join((title, *cleaning))
-    return "\n\n".join(sections)
+    rows = [title]
+    for split, counts in rules.items():
+        rows += [f"  {split:5}{n:10,}  {rule}: {RULES.get(rule, '')}" for rule, n in counts.items()]
+    return "\n\n".join((*token_tables(stats), *word_tables(stats.sample), "\n".join(rows)))
 
 
 def table(title: str, *rows: Iterable) -> str:

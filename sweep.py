@@ -210,7 +210,7 @@ def open_sweep_folder(folder: Path, fixed: dict, overwrite: bool) -> None:
     write_json(path, fixed)
 
 
-# Running ------------------------------------------------------------------------------------
+# Running and results ----------------------------------------------------------------------
 
 
 def check_validation(datasets: set[str]) -> None:
@@ -222,9 +222,8 @@ def check_validation(datasets: set[str]) -> None:
             found[val["stories"], val["bytes"]] = name
     if len(found) > 1:
         raise UserError(
-            f"{' and '.join(found.values())} hold different validation stories: bits per byte do "
-            "not compare; give all runs the same source, val_source, val_fraction and clean, and "
-            "with the storybook the same max_stories"
+            f"{' and '.join(found.values())} hold different validation stories; give all runs "
+            "the same source, val_source, val_fraction, clean, and with storybook max_stories"
         )
 
 
@@ -236,18 +235,22 @@ def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
         configs, settings = [], {"init_from": "resume", "out_dir": trial.folder}
     if error := runner.run("train.py", settings, trial.folder / "output.txt", *configs):
         return trial.row({"error": error})
-    write_json(trial.folder / "result.json", measure(trial.folder))
+    log = figures.read_log(trial.folder / "log.csv")  # its last row is an evaluation
+    model, _, state = load_model(trial.folder, "ckpt.pt")
+    result = {name: log[name][-1] for name in ("val_bits_per_byte", "val_loss", "train_loss")} | {
+        "step": state["progress"]["step"],
+        "tokens": state["progress"]["windows"] * model.config.block_size,
+        "minutes": round(state["progress"]["seconds"] / 60, 3),
+        "parameters": model.count_parameters(),
+    }
+    write_json(trial.folder / "result.json", result)
     return trial.row(read_result(trial.folder) or {"error": "the loss is not finite"})
 
 
 def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list[str]) -> int:
-    """Train what is not finished, write results and plots; the signal that stopped it, or 0.
-
-    Raises UserError where the validation stories are not the same for all, or no run finished.
-    """
-    results = {trial.folder: read_result(trial.folder) for trial in trials}
-    rows = [trial.row(results[trial.folder]) for trial in trials if results[trial.folder]]
-    waiting = [trial for trial in trials if not results[trial.folder]]
+    """Train what is not finished, write results.csv and plots; 0, or the signal that stopped it."""
+    rows = [trial.row(result) for trial in trials if (result := read_result(trial.folder))]
+    waiting = [trial for trial in trials if trial.folder.name not in {row["run"] for row in rows}]
     print_rank0(f"{len(trials)} runs in {folder}, {len(rows)} of them finished already")
     with progress(None, "sweep", "run", total=len(trials), initial=len(rows)) as bar:
         runner = ScriptRunner(bar)
@@ -279,28 +282,11 @@ def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list
     return runner.signal
 
 
-# Results ------------------------------------------------------------------------------------
-
-
-def measure(folder: Path) -> dict:
-    """The result of a run that trained to its end; RESULT names the entries."""
-    log = figures.read_log(folder / "log.csv")  # its last row is an evaluation
-    model, _, state = load_model(folder, "ckpt.pt")
-    losses = ("val_bits_per_byte", "val_loss", "train_loss")
-    return {name: log[name][-1] for name in losses} | {
-        "step": state["progress"]["step"],
-        "tokens": state["progress"]["windows"] * model.config.block_size,
-        "minutes": round(state["progress"]["seconds"] / 60, 3),
-        "parameters": model.count_parameters(),
-    }
-
-
 def read_result(folder: Path) -> dict | None:
     """The result of a finished run; None where it is missing, damaged or not finite."""
 
     def is_valid(result: dict) -> bool:
-        values = [result[name] for name in RESULT]
-        return all(type(value) in (int, float) and abs(value) < 1e300 for value in values)
+        return all(type(result[x]) in (int, float) and abs(result[x]) < 1e300 for x in RESULT)
 
     try:
         return read_json(folder / "result.json", is_valid, "")

@@ -115,14 +115,14 @@ def test_words_are_counted_in_lower_case(stats):
     assert stats.sample.words["the"] == 2
     assert stats.sample.words["didn’t"] == 1
     assert stats.sample.words.total() == 31
-    title, unit, rates = stats.sample.rates()[0]
+    title, unit, rates = next(stats.sample.rates())
     assert (title, unit) == ("Most frequent words", "per 1,000 words")
     assert next(iter(rates.items())) == ("tom", pytest.approx(4000 / 31))
 
 
 def test_openings_are_the_first_four_words(stats):
     assert stats.sample.openings == {"Once upon a time": 2, "The cat didn’t run": 1}
-    title, unit, rates = stats.sample.rates()[2]
+    title, unit, rates = list(stats.sample.rates())[2]
     assert (title, unit) == ("Openings", "per 100 stories")
     assert next(iter(rates.items())) == ("Once upon a time", pytest.approx(200 / 3))
 

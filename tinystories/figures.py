@@ -122,8 +122,8 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
             categories = list(dict.fromkeys(str(values[i]) for i in order))
             x = np.array([categories.index(str(value)) for value in values], dtype=float)
             crowded = sum(map(len, categories)) > 70  # no room side by side
-            slant = {"rotation": 20, "ha": "right"} if crowded else {}
-            axes.set_xticks(range(len(categories)), categories, **slant)
+            rotation, ha = (20, "right") if crowded else (0, "center")
+            axes.set_xticks(range(len(categories)), categories, rotation=rotation, ha=ha)
             axes.set_xlim(-0.5, len(categories) - 0.5)
         good = np.isfinite(bits)
         axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
