@@ -10,12 +10,21 @@ What is compared is measured interleaved, so that a machine that slows down
 slows down both, and each round gives one ratio.
 """
 
+import contextlib
+import math
+import multiprocessing
 import os
+import platform
+import re
 import runpy
 import statistics
+import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,15 +56,14 @@ class Settings(RangedSettings):
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # autocast; weights: float32
     compile: bool | Literal["auto"] = "auto"  # torch.compile in training
-    peer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: as in nanoGPT's README
-    peer_compile: bool | Literal["auto"] = "auto"  # auto: on CUDA, as there
 
     def __post_init__(self):
         super().__post_init__()
         if not set(self.what.split(",")) <= {"train", "sample", "prepare"}:
             raise UserError(f"what={self.what} may name train, sample and prepare only")
-        if self.text and not Path(self.text).is_file():
-            raise UserError(f"there is no text {self.text}")
+        for path in filter(None, (self.text, self.compare)):
+            if not Path(path).is_file():
+                raise UserError(f"there is no {path}")
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
@@ -66,25 +74,20 @@ import torch
 
 import prepare
 import train
-from tinystories import dataset, device, generate, timing, tokenizer
-from tinystories.device import Hardware
+from tinystories import dataset, device, generate, tokenizer
 from tinystories.files import read_json, write_json
 from tinystories.stories import storybook
-from tinystories.timing import CPU, Rounds, timed
+from tinystories.terminal import progress
 
-RENAMED = {  # parts of names in files of older versions
-    "telling, ms to the first token": "first token, ms",
-    "telling ": "generation of ",
-    " at once": "",
-    "matrix products": "matrix multiplication",
-    "% of those": "% of that",
-}
+Rounds = Iterator[dict[str, float]]  # of each round: measurements by name
 
 
 def main(s: Settings) -> None:
-    earlier = read_earlier(s.compare) if s.compare else {}
+    earlier = {}
+    if s.compare:
+        earlier = medians(read_json(Path(s.compare), medians, "python bench.py writes one"))
     hardware = device.select_hardware(s.device, s.dtype)
-    machine = timing.describe_machine(hardware)
+    machine = describe_machine(hardware)
     print("\n".join(f"{name}: {text}" for name, text in machine.items()))
     print(f"\n{'':36}{'median':>10}{'min':>10}{'max':>10}" + "    new/old" * bool(earlier))
     results = {}
@@ -101,54 +104,143 @@ def main(s: Settings) -> None:
     print(f"\nwritten to {s.output}; --compare={s.output} compares with it")
 
 
-def measure(part: str, s: Settings, hardware: Hardware) -> Iterator[tuple[str, list[float]]]:
-    """Rows of the table: ours, those of another program, and the ratio of each round."""
-    with tempfile.TemporaryDirectory() as folder:
-        programs = {n: run for n, run in PROGRAMS[part].items() if s.peer or n != "nanoGPT"}
-        measurements = timing.run_interleaved(programs, s, hardware, Path(folder))
-    for name, values in measurements.items():
+def medians(saved: dict) -> dict[str, float]:
+    """The medians in a bench.json by row."""
+    return {name: float(row["median"]) for name, row in saved["results"].items()}
+
+
+def describe_machine(hardware: device.Hardware) -> dict[str, str]:
+    """What the numbers depend on."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):  # on Linux this file has the full name
+        cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))[0]
+    return {
+        "processor": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        **dict(reason.split(": ", 1) for reason in hardware.reasons),
+        "versions": f"{platform.platform()}, python {platform.python_version()}, "
+        f"torch {torch.__version__}, tiktoken {tiktoken.__version__}",
+    }
+
+
+def measure(part: str, s: Settings, hardware: device.Hardware) -> Iterator[tuple[str, list[float]]]:
+    """Rows of the table: ours, those of another program, and the ratio of each round.
+
+    Each program has its own process, so that its peak memory is measured separately.
+    """
+    other = "tiktoken" if part == "prepare" else "nanoGPT"
+    measured: dict[str, dict[str, list[float]]] = {}  # by name and program: a number per round
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack, progress(None, "measuring", "round") as bar:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        programs = ("ours", other) if s.peer or other == "tiktoken" else ("ours",)
+        workers = {p: stack.enter_context(ProcessPoolExecutor(1, spawn)) for p in programs}
+        row: dict[str, float] | None = None
+        while row != {}:
+            for program, worker in workers.items():  # all have equally many rounds
+                row = worker.submit(next_round, part, s, program, hardware, folder).result()
+                bar.update()
+                for name, value in row.items():
+                    measured.setdefault(name, {}).setdefault(program, []).append(value)
+    for name, values in measured.items():
         yield name, values["ours"]
-        for other in values.keys() - {"ours"}:
+        if other in values:
             yield f"{other} {name}", values[other]
             ratios = [a / b for a, b in zip(values["ours"], values[other], strict=True)]
             yield f"{name.rpartition(', ')[0]}, ours/{other}", ratios
 
 
-def read_earlier(path: str) -> dict[str, float]:
-    """The medians in an earlier bench.json by row, under today's names."""
-
-    def medians(saved: dict) -> dict[str, float]:
-        return {name: float(row["median"]) for name, row in saved["results"].items()}
-
-    try:
-        earlier = medians(read_json(Path(path), medians, "python bench.py writes one"))
-    except FileNotFoundError:
-        raise UserError(f"there is no {path}; python bench.py writes one") from None
-    for old, new in RENAMED.items():
-        earlier = {name.replace(old, new): median for name, median in earlier.items()}
-    return earlier
+running: list[Rounds] = []  # in the process of a program
 
 
-# What is measured in each round -------------------------------------------------------------
+def next_round(part: str, *arguments) -> dict[str, float]:
+    """What this process' program measures in its next round, {} at its end; prints nothing."""
+    if not running:
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        if parent := multiprocessing.parent_process():  # if it is killed, end with it
+            threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        running.append(PARTS[part](*arguments))
+    return next(running[0], {})
 
 
-def training_rounds(
-    s: Settings, where: torch.device, train_step: Callable
-) -> Generator[dict[str, float], None, list[float]]:
-    """Training, then the peak memory of the process. Returns the tokens/s of all rounds."""
+def timed(where: torch.device, task: Callable, *arguments, times: int = 1) -> float:
+    """Seconds until a task is done so many times, on the device too."""
+    start_time = time.perf_counter()
+    for _ in range(times):
+        task(*arguments)
+    if where.type != "cpu":
+        torch.accelerator.synchronize(where)
+    return time.perf_counter() - start_time
+
+
+def peak_memory(where: torch.device) -> float:
+    """Peak memory of this process in bytes, on CUDA of its tensors; NaN where it is not known."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where)
+    if sys.platform != "linux":
+        return math.nan
+    status = Path("/proc/self/status").read_text("utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def training(s: Settings, program: str, hardware: device.Hardware, folder: Path) -> Rounds:
+    """Steps of train.py and matrix multiplication, or nanoGPT's steps without data loading."""
+    where = hardware.device
+    if program == "ours":
+        r = set_up(s, folder)
+    else:
+        model, hardware = nanogpt_model(s, hardware)
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), where.type)
+        compiled: Any = torch.compile(model) if where.type == "cuda" else model  # as by default
+        x, y = torch.randint(s.vocab_size, (2, s.batch_size, s.block_size), device=where)
+
+    def train_step() -> None:
+        if program == "ours":
+            train.train_step(r, rate=1e-3)
+            return
+        with hardware.autocast():  # as in nanoGPT's train.py
+            _, loss = compiled(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
     steps = 20 if where.type == "cuda" else 1  # per round; one alone is too short on a GPU
+    size = 8192 if where.type == "cuda" else 2048  # large enough to keep the device busy
     timed(where, train_step, times=steps)  # warm-up
-    speeds = []
-    for _ in range(s.repeats):
+    for i in range(s.repeats):
         seconds = timed(where, train_step, times=steps)
-        speeds.append(steps * s.batch_size * s.block_size / seconds)
-        yield {"training, tokens/s": speeds[-1]}
-    yield {"training, peak memory, GB": timing.peak_memory(where) / 1e9}
-    return speeds
+        speed = steps * s.batch_size * s.block_size / seconds
+        row = {"training, tokens/s": speed}
+        if i == 0:
+            row["training, peak memory, GB"] = peak_memory(where) / 1e9
+        if program == "ours":
+            a = torch.randn(size, size).to(where, hardware.dtype)
+            timed(where, torch.mm, a, a)  # warm-up
+            ceiling = 2 * size**3 / timed(where, torch.mm, a, a)
+            row["matrix multiplication, TFLOP/s"] = ceiling / 1e12
+            flops = speed * r.raw_model.flops_per_token()
+            row["training, % of that (MFU)"] = 100 * flops / ceiling
+        yield row
 
 
-def generation_rounds(s: Settings, where: torch.device, run: Callable[[int, int], None]) -> Rounds:
-    """Generation by run(stories, new tokens), with 1, 8 and 64 stories at once."""
+def generation(s: Settings, program: str, hardware: device.Hardware, folder: Path) -> Rounds:
+    """1, 8 and 64 stories at once, as in sample.py, or by nanoGPT's `generate`."""
+    where = hardware.device
+    if program == "ours":
+        r = set_up(replace(s, compile=False), folder)
+        model = generate.prepare_for_generation(r.raw_model.eval(), hardware)
+    else:
+        peer, hardware = nanogpt_model(s, hardware)
+
+    def run(count: int, new_tokens: int) -> None:
+        if program == "ours":
+            options = {"count": count, "max_new_tokens": new_tokens, "stop": False}
+            list(generate.generate_stories(model, r.data.tokenizer, hardware, **options))
+        else:
+            prompts = torch.zeros(count, 1, dtype=torch.long, device=where)
+            with hardware.autocast():
+                peer.eval().generate(prompts, new_tokens)
+
     for count in (1, 8, 64):
         run(count, 3)  # warm-up
         for _ in range(s.repeats):
@@ -157,117 +249,46 @@ def generation_rounds(s: Settings, where: torch.device, run: Callable[[int, int]
             yield row | {f"generation of {count}, tokens/s": count * s.max_new_tokens / seconds}
 
 
-def preparing_rounds(s: Settings, text: Path, task: Callable, *arguments) -> Rounds:
-    """What makes token ids of a text."""
-    task(*arguments)  # warm-up
+def preparing(s: Settings, program: str, _, folder: Path) -> Rounds:
+    """A dataset as by prepare.py with GPT-2's vocabulary, or tiktoken's batch encoding alone."""
+    text = Path(s.text or folder / "storybook.txt")
+    if not text.exists():
+        stories = f"\n{tokenizer.END_OF_TEXT}\n".join(storybook.stories(20_000))
+        text.write_text(stories, encoding="utf-8")
+    if program == "ours":
+        settings = prepare.Settings(source=str(text), dataset=f"{folder}/data", overwrite=True)
+        task = partial(prepare.main, settings)
+    else:
+        encode = tiktoken.get_encoding("gpt2").encode_ordinary_batch
+        stories = text.read_text("utf-8").split(tokenizer.END_OF_TEXT)
+        task = partial(encode, stories, num_threads=os.cpu_count() or 1)
+    task()  # warm-up
     for _ in range(s.repeats):
-        yield {"preparing, MB/s": text.stat().st_size / 1e6 / timed(CPU, task, *arguments)}
+        yield {"preparing, MB/s": text.stat().st_size / 1e6 / timed(torch.device("cpu"), task)}
 
 
-# Programs -----------------------------------------------------------------------------------
+PARTS = {"train": training, "sample": generation, "prepare": preparing}
 
 
-def set_up(s: Settings, compile: bool | Literal["auto"], folder: Path) -> train.Run:
+def set_up(s: Settings, folder: Path) -> train.Run:
     """What train.py trains, on a dataset of random ids with numbers in place of words."""
-    single = [bytes([byte]) for byte in range(256)]
-    numbers = [f" {number}".encode() for number in range(s.vocab_size - 257)]
-    words = tokenizer.Tokenizer("bpe", tokenizer.STORY_PATTERN, single + numbers)
-    words.save(folder / "tokenizer.json")
+    words = [bytes([byte]) for byte in range(256)]
+    words += [b" %d" % number for number in range(s.vocab_size - 257)]
+    tokenizer.Tokenizer("bpe", tokenizer.STORY_PATTERN, words).save(folder / "tokenizer.json")
     ids = np.random.default_rng(0).integers(s.vocab_size, size=1000 * s.block_size + 1)
     for split in dataset.SPLITS:
         with dataset.SplitWriter(folder / f"{split}.bin") as writer:
             writer.write(ids, stories=1, text_bytes=len(ids))
-    splits = dict.fromkeys(dataset.SPLITS, writer.metadata())
-    about = {"kind": words.kind, "vocab_size": s.vocab_size}
-    dataset.write_meta(folder, {"settings": {}, "tokenizer": about, "splits": splits})
-    names = "batch_size block_size n_layer n_head n_embd dropout device dtype".split()
-    settings = {name: getattr(s, name) for name in names} | {"gradient_accumulation_steps": 1}
-    settings = train.Settings(dataset=str(folder), compile=compile, **settings)
+    meta = {"settings": {}, "tokenizer": {"kind": "bpe", "vocab_size": s.vocab_size}}
+    meta["splits"] = dict.fromkeys(dataset.SPLITS, writer.metadata())
+    dataset.write_meta(folder, meta)
+    shared = {f.name: getattr(s, f.name) for f in fields(train.Settings) if hasattr(s, f.name)}
+    settings = train.Settings(dataset=str(folder), gradient_accumulation_steps=1, **shared)
     return train.set_up(settings, docs=[], saved=None)
 
 
-def our_training(s: Settings, _, folder: Path) -> Rounds:
-    """Steps of train.py, data loading included, and then matrix multiplication alone."""
-    r = set_up(s, s.compile, folder)
-    where = r.hardware.device
-    speeds = yield from training_rounds(s, where, lambda: train.train_step(r, rate=1e-3))
-    size = 8192 if where.type == "cuda" else 2048  # large enough to keep the device busy
-    a = torch.randn(size, size).to(where, r.hardware.dtype)
-    timed(where, torch.mm, a, a)  # warm-up
-    for speed in speeds:
-        ceiling = 2 * size**3 / timed(where, torch.mm, a, a)
-        flops = speed * r.raw_model.flops_per_token()
-        row = {
-            "training, ms/step": 1e3 * s.batch_size * s.block_size / speed,
-            "matrix multiplication, TFLOP/s": ceiling / 1e12,
-            "training, % of that (MFU)": 100 * flops / ceiling,
-        }
-        if peak := r.hardware.peak_flops():
-            row["training, % of the data sheet (MFU)"] = 100 * flops / peak
-        yield row
-
-
-def our_generation(s: Settings, _, folder: Path) -> Rounds:
-    """Stories as in sample.py."""
-    r = set_up(s, False, folder)
-    model = generate.prepare_for_generation(r.raw_model.eval(), r.hardware)
-
-    def run(count: int, new_tokens: int) -> None:
-        options = {"count": count, "max_new_tokens": new_tokens, "stop": False}
-        for _ in generate.generate_stories(model, r.data.tokenizer, r.hardware, **options):
-            pass
-
-    yield from generation_rounds(s, r.hardware.device, run)
-
-
-def our_preparing(s: Settings, _, folder: Path) -> Rounds:
-    """A dataset as by prepare.py, with GPT-2's vocabulary."""
-    text = Path(s.text or folder / "storybook.txt")
-    if not s.text:
-        stories = f"\n{tokenizer.END_OF_TEXT}\n".join(storybook.stories(20_000))
-        text.write_text(stories, encoding="utf-8")
-    options = {"source": str(text), "dataset": str(folder / "data"), "overwrite": True}
-    yield from preparing_rounds(s, text, prepare.main, prepare.Settings(**options))
-
-
-def nanogpt_training(s: Settings, hardware: Hardware, _) -> Rounds:
-    """Steps of nanoGPT's train.py, without data loading."""
-    model, hardware = nanogpt_model(s, hardware)
-    where = hardware.device
-    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), where.type)
-    compile = where.type == "cuda" if s.peer_compile == "auto" else s.peer_compile
-    compiled = torch.compile(model) if compile else model
-    x, y = torch.randint(s.vocab_size, (2, s.batch_size, s.block_size), device=where)
-
-    def train_step() -> None:
-        with hardware.autocast():
-            _, loss = compiled(x, y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    yield from training_rounds(s, where, train_step)
-
-
-def nanogpt_generation(s: Settings, hardware: Hardware, _) -> Rounds:
-    """Stories by nanoGPT's `generate`."""
-    model, hardware = nanogpt_model(s, hardware)
-
-    def run(count: int, new_tokens: int) -> None:
-        prompts = torch.zeros(count, 1, dtype=torch.long, device=hardware.device)
-        with hardware.autocast():
-            model.eval().generate(prompts, new_tokens)
-
-    yield from generation_rounds(s, hardware.device, run)
-
-
-def nanogpt_model(s: Settings, hardware: Hardware) -> tuple[Any, Hardware]:
-    """nanoGPT's model of the same shape, and the hardware in the precision of its README.
-
-    Raises:
-        UserError: the folder is not a nanoGPT checkout.
-    """
+def nanogpt_model(s: Settings, hardware: device.Hardware) -> tuple[Any, device.Hardware]:
+    """nanoGPT's model of the same shape, and the hardware in the precision of its README."""
     shape = {name: getattr(s, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
     shape["vocab_size"] = -(-s.vocab_size // 64) * 64  # as its README advises
     try:
@@ -276,25 +297,9 @@ def nanogpt_model(s: Settings, hardware: Hardware) -> tuple[Any, Hardware]:
     except (OSError, KeyError, AttributeError, TypeError, ImportError) as error:
         raise UserError(f"peer={s.peer} is not a nanoGPT checkout: {error}") from None
     torch.backends.cuda.matmul.allow_tf32 = True  # as in its train.py
-    dtype = "bfloat16" if hardware.device.type == "cuda" else "float32"
-    dtype = device.DTYPES[dtype if s.peer_dtype == "auto" else s.peer_dtype]
+    dtype = torch.bfloat16 if hardware.device.type == "cuda" else torch.float32
     return model.to(hardware.device), replace(hardware, dtype=dtype)
 
-
-def tiktoken_preparing(s: Settings, _, folder: Path) -> Rounds:
-    """tiktoken's batch encoding, without anything else."""
-    text = Path(s.text or folder / "storybook.txt")  # written by our_preparing
-    stories = text.read_text("utf-8").split(tokenizer.END_OF_TEXT)
-    encode = tiktoken.get_encoding("gpt2").encode_ordinary_batch
-    task = partial(encode, stories, num_threads=os.cpu_count() or 1)
-    yield from preparing_rounds(s, text, task)
-
-
-PROGRAMS = {
-    "train": {"ours": our_training, "nanoGPT": nanogpt_training},
-    "sample": {"ours": our_generation, "nanoGPT": nanogpt_generation},
-    "prepare": {"ours": our_preparing, "tiktoken": tiktoken_preparing},
-}
 
 if __name__ == "__main__":
     start(main, command_line.settings)

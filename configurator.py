@@ -2,8 +2,9 @@
 
     python train.py config/tinystories_30m.py --batch_size=32
 
-Order of authority, lowest first: defaults, config files in the order given, --key=value. A config
-file is Python that assigns names; names that begin with an underscore are ignored. Every value is
+Each overrides the ones before: defaults, config files in the order given, --key=value. A config
+file is Python that assigns names; imported modules and names that begin with an underscore are
+ignored, any other name must be a setting. Every value is
 read by the declared type of its field, so `--start=123` stays text where text is declared, and a
 number has to be within the range that its type declares.
 """
@@ -163,6 +164,8 @@ def help_text(settings: type) -> str:
         declared = allowed_range(kinds[name])
         if declared and declared.type is not str:
             text += f" ({declared.range})"
+        elif typing.get_origin(kinds[name]) is typing.Literal:
+            text += f" ({_describe(kinds[name])})"
         left = f"  --{name}={getattr(settings, name)}"
         left = left.ljust(max(32, len(left) + 2))
         options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}

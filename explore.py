@@ -7,7 +7,6 @@ Token statistics (story length, id coverage, stories per window) use all
 training tokens. Word statistics use an evenly spaced sample.
 """
 
-import functools
 import re
 import textwrap
 from collections import Counter
@@ -42,7 +41,7 @@ import numpy as np
 
 from tinystories import dataset, figures
 from tinystories.stories.cleaning import RULES
-from tinystories.terminal import log_stderr, progress
+from tinystories.terminal import log_stderr, progress, right_aligned
 from tinystories.tokenizer import Tokenizer, train_bpe
 
 MAX_STORIES_PER_WINDOW = 4  # windows with more are counted together
@@ -64,29 +63,19 @@ class Split:
     ids: np.ndarray  # memory-mapped, shape (N,)
     counts: np.ndarray  # of each id, shape (V,)
     ends: np.ndarray  # positions of end of text, in order
+    stories: np.ndarray  # bounds (start, stop) of each, without end of text, shape (stories, 2)
 
-    @functools.cached_property
-    def stories(self) -> np.ndarray:
-        """Bounds (start, stop) of each story, without its end of text, shape (stories, 2).
-
-        Other repos may write end of text before stories, or none after the last one: a story is
-        what is between two, or between one and an end of the file.
-        """
-        bounds = np.concatenate([[-1], self.ends, [len(self.ids)]])
-        spans = np.stack([bounds[:-1] + 1, bounds[1:]], axis=1)
-        return spans[spans[:, 0] < spans[:, 1]]
-
-    @functools.cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each story, without end of text."""
         return self.stories[:, 1] - self.stories[:, 0]
 
 
 def read_split(file: dataset.TokenFile, end_of_text: int) -> Split:
-    """Read a .bin once, a few megabytes at a time.
+    """Read a .bin, a few megabytes at a time; raises UserError where it holds no story.
 
-    Raises:
-        UserError: an id outside the vocabulary, or no story.
+    Other repos may write end of text before stories, or none after the last one: a story is what
+    is between two, or between one and an end of the file.
     """
     counts, ends = np.zeros(file.vocab_size, dtype=np.int64), []
     for first in progress(range(0, len(file), dataset.CHUNK), f"reading {file.path.name}", "chunk"):
@@ -97,7 +86,10 @@ def read_split(file: dataset.TokenFile, end_of_text: int) -> Split:
     ends = np.concatenate(ends)
     if not 0 < len(ends) < len(file):
         raise UserError(f"{file.path} holds no story that ends (end of text is id {end_of_text})")
-    return Split(np.asarray(file.ids), counts, ends)  # a plain array is faster to slice
+    bounds = np.concatenate([[-1], ends, [len(file)]])
+    spans = np.stack([bounds[:-1] + 1, bounds[1:]], axis=1)
+    stories = spans[spans[:, 0] < spans[:, 1]]
+    return Split(np.asarray(file.ids), counts, ends, stories)  # a plain array is faster to slice
 
 
 def coverage(counts: np.ndarray) -> np.ndarray:
@@ -107,18 +99,12 @@ def coverage(counts: np.ndarray) -> np.ndarray:
 
 
 def windows_by_stories(ends: np.ndarray, length: int, block_size: int) -> np.ndarray:
-    """How many windows have (parts of) 1, 2, 3, and MAX_STORIES_PER_WINDOW or more stories.
+    """How many windows have (parts of) 1, 2, 3, and MAX_STORIES_PER_WINDOW or more stories, int64.
 
-    A window has one story, and one more for each end of text in it but its last token. The end of
-    text at e counts for the windows that start at e - block_size + 2 to e: a difference array has
-    +1 at the first start and -1 after the last, and its cumulative sum is the number of stories.
-
-    Args:
-        ends: positions of end of text, in order.
-        length: tokens in the file; every start of a window is counted.
-
-    Returns:
-        counts, shape (MAX_STORIES_PER_WINDOW,), int64; their sum is length - block_size + 1.
+    A window may start at any of the `length` tokens of the file. It has one story, and one more
+    for each end of text in it but its last token. The end of text at e counts for the windows that
+    start at e - block_size + 2 to e: a difference array has +1 at the first start and -1 after the
+    last, and its cumulative sum is the number of stories.
     """
     num_windows = max(0, length - block_size + 1)
     first = np.clip(ends - block_size + 2, 0, num_windows)
@@ -180,9 +166,7 @@ def count_words(stories: Iterable[str]) -> WordStats:
         inside.update(capitalized)
         names.update(set(capitalized))
         openings[" ".join(words[:OPENING_WORDS])] += 1
-    for word, times in inside.items():
-        if times < 3 * spelled[word.lower()]:
-            del names[word]
+    names = Counter({w: n for w, n in names.items() if inside[w] >= 3 * spelled[w.lower()]})
     words = Counter()
     for word, times in spelled.items():
         words[word.lower()] += times
@@ -199,42 +183,33 @@ def bytes_by_vocab_size(trained: Tokenizer, stories: list[str]) -> dict[int, flo
 
     BPE adds tokens one by one, so the first tokens of a large vocabulary are the small one.
     """
-    ratios = {}
-    for size in (size for size in VOCAB_SIZES if size <= trained.vocab_size):
-        smaller = Tokenizer(trained.kind, trained.pattern, trained.tokens[: size - 1])
-        ratios[size] = bytes_per_token(smaller, stories)
-    return ratios
-
-
-# All statistics -----------------------------------------------------------------------------
+    sizes = [size for size in VOCAB_SIZES if size <= trained.vocab_size]
+    smaller = [Tokenizer(trained.kind, trained.pattern, trained.tokens[: n - 1]) for n in sizes]
+    return {each.vocab_size: bytes_per_token(each, stories) for each in smaller}
 
 
 @dataclass(frozen=True)
 class DatasetStats:
     """Everything that the summary and the plots show."""
 
-    name: str
-    tokenizer: Tokenizer
+    data: dataset.Dataset
     train: Split
     val: Split
     sample: WordStats
     bytes_by_vocab_size: dict[int, float]  # per token, of vocabularies trained on the sample
     dataset_bytes: float  # per token, of the dataset's vocabulary
     windows: dict[int, np.ndarray]  # by block_size: `windows_by_stories`
-    cleaning: dict[str, dict[str, int]] | None  # by split and rule; None: unknown
 
-    def cleaning_title(self) -> str:
-        if self.cleaning is None:
-            return "Cleaning: unknown (no meta.json)"
-        return "Cleaning" if any(self.cleaning.values()) else "Cleaning changed nothing"
+    def cleaning(self) -> tuple[str, dict[str, dict[str, int]]]:
+        """A title, and how often each rule applied, by split."""
+        if not self.data.meta:
+            return "Cleaning: unknown (no meta.json)", {}
+        counts = self.data.meta["cleaning"]
+        return "Cleaning" if any(counts.values()) else "Cleaning changed nothing", counts
 
 
 def compute_stats(s: Settings) -> DatasetStats:
-    """Read the dataset.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read the dataset; raises UserError where it is missing or damaged."""
     data = dataset.open_dataset(s.dataset, block_size=1)
     tokenizer = data.tokenizer
     if not data.meta:
@@ -245,125 +220,111 @@ def compute_stats(s: Settings) -> DatasetStats:
     val_stories = list(sampled(val, tokenizer, NUM_VAL_STORIES, "reading validation"))
     block_sizes = [n for n in map(int, s.block_sizes.split(",")) if n <= len(train.ids)]
     return DatasetStats(
-        name=data.folder.name,
-        tokenizer=tokenizer,
+        data=data,
         train=train,
         val=val,
         sample=count_words(sampled(train, tokenizer, s.sample, "counting words")),
         bytes_by_vocab_size=bytes_by_vocab_size(trained, val_stories),
         dataset_bytes=bytes_per_token(tokenizer, val_stories),
         windows={n: windows_by_stories(train.ends, len(train.ids), n) for n in block_sizes},
-        cleaning=data.meta.get("cleaning") if data.meta else None,
     )
 
 
-# Summary ------------------------------------------------------------------------------------
+# Summary and plots --------------------------------------------------------------------------
 
 
 def summary(stats: DatasetStats) -> str:
     """The statistics as tables, in lines of at most 80 characters."""
-    tokens = format_sizes, format_lengths, format_vocabulary, format_windows
-    sections = *tokens, format_words, format_cleaning
-    return "\n\n".join("\n".join(section(stats)) for section in sections)
+    title, rules = stats.cleaning()
+    cleaning = [
+        f"\n  {split:5}{count:10,}  {rule}: {RULES.get(rule, '')}"
+        for split, counts in rules.items()
+        for rule, count in counts.items()
+    ]
+    sections = *token_tables(stats), *word_tables(stats.sample), "".join((title, *cleaning))
+    return "\n\n".join(sections)
 
 
-def format_sizes(stats: DatasetStats) -> Iterator[str]:
-    yield stats.name
-    byte_lengths = stats.tokenizer.byte_lengths()
-    for name, split in (("train", stats.train), ("val", stats.val)):
-        yield (
-            f"  {name:5}{len(split.stories):11,} stories {len(split.ids):13,} tokens "
-            f"{split.counts @ byte_lengths:15,} bytes"
-        )
+def table(title: str, *rows: Iterable) -> str:
+    """Rows of text, counts and percentages under a title."""
+    cells = [
+        [x if isinstance(x, str) else f"{x:.1f}" if isinstance(x, float) else f"{x:,}" for x in row]
+        for row in rows
+    ]
+    return "\n  ".join((title, *right_aligned(cells)))
 
 
-def format_lengths(stats: DatasetStats) -> Iterator[str]:
-    yield "Length of training stories"
-    yield "          shortest      5 %   median     95 %   longest"
-    for unit, values in (("words", stats.sample.lengths), ("tokens", stats.train.lengths)):
-        low, *middle, high = np.quantile(values, (0, 0.05, 0.5, 0.95, 1))
-        middle = "".join(f"{value:9,.0f}" for value in middle)
-        yield f"  {unit:6}{low:10,.0f}{middle}{high:10,.0f}"
+def token_tables(stats: DatasetStats) -> Iterator[str]:
+    tokenizer, train = stats.data.tokenizer, stats.train
+    rows = [
+        [name, len(split.stories), len(split.ids), split.counts @ tokenizer.byte_lengths()]
+        for name, split in (("train", train), ("val", stats.val))
+    ]
+    yield table(stats.data.folder.name, ["", "stories", "tokens", "bytes"], *rows)
+    rows = [
+        [unit, *np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).round().astype(int)]
+        for unit, values in (("words", stats.sample.lengths), ("tokens", train.lengths))
+    ]
+    columns = ["", "shortest", "5 %", "median", "95 %", "longest"]
+    yield table("Length of training stories", columns, *rows)
+    covered = coverage(train.counts)
+    rows = [[np.searchsorted(covered, x / 100) + 1, x] for x in (50.0, 90.0, 99.0, 99.9, 100.0)]
+    title = f"Most frequent of {tokenizer.vocab_size:,} ids, and percent of training tokens"
+    yield table(title, *rows)
+    rows = [[size, f"{ratio:.3f}"] for size, ratio in stats.bytes_by_vocab_size.items()]
+    rows.append([tokenizer.vocab_size, f"{stats.dataset_bytes:.3f}", "(the dataset's)"])
+    title = "Vocabularies trained on the sample: size, bytes per token of validation stories"
+    yield table(title, *rows)
+    title = "Percent of windows with (parts of) 1, 2, 3, 4+ stories; of stories that fit"
+    rows = [
+        [size, *100 * counts / counts.sum(), 100 * np.mean(train.lengths <= size)]
+        for size, counts in stats.windows.items()
+    ]
+    yield table(title, ["block_size", "1", "2", "3", "4+", "fit"], *rows)
 
 
-def format_vocabulary(stats: DatasetStats) -> Iterator[str]:
-    vocab_size = stats.tokenizer.vocab_size
-    yield "Most frequent ids, and the share of training tokens they cover"
-    covered = coverage(stats.train.counts)
-    for fraction in (0.5, 0.9, 0.99, 0.999):
-        yield f"  {np.searchsorted(covered, fraction) + 1:8,}{100 * fraction:9.1f} %"
-    yield f"  {len(covered):8,}    100.0 %  (of {vocab_size:,} in the vocabulary)"
-    yield "\nVocabulary size, and bytes per token of validation stories"
-    for size, ratio in stats.bytes_by_vocab_size.items():
-        yield f"  {size:8,}{ratio:9.3f}  trained on the sample"
-    yield f"  {vocab_size:8,}{stats.dataset_bytes:9.3f}  of the dataset"
-
-
-def format_windows(stats: DatasetStats) -> Iterator[str]:
-    yield "Percent of windows that contain (parts of) 1, 2, 3, 4+ stories; percent of"
-    yield "stories that fit into one window"
-    yield "  block_size      1      2      3     4+              fit"
-    for size, counts in stats.windows.items():
-        parts = "".join(f"{percent:7.1f}" for percent in 100 * counts / counts.sum())
-        yield f"  {size:10,}{parts}{100 * np.mean(stats.train.lengths <= size):16.1f}"
-
-
-def format_words(stats: DatasetStats) -> Iterator[str]:
-    sample = stats.sample
+def word_tables(sample: WordStats) -> Iterator[str]:
     total, stories = max(1, sample.words.total()), len(sample.lengths)
-    yield f"{total:,} words in a sample of {stories:,} stories, {len(sample.words):,} different"
-    for count in (100, 1000, 5000):
-        fraction = sum(times for _, times in sample.words.most_common(count)) / total
-        yield f"  the most frequent {count:5,} cover {100 * fraction:5.1f} %"
+    title = f"{total:,} words in a sample of {stories:,} stories, {len(sample.words):,} different"
+    times = sorted(sample.words.values(), reverse=True)
+    rows = [[n, 100 * sum(times[:n]) / total] for n in (100, 1000, 5000)]
+    yield table(title, ["most frequent", "cover %"], *rows)
     for title, unit, rates in sample.rates():
         # A no-break space keeps a word and its number in one line.
         items = (f"{word} {rate:.1f}".replace(" ", "\xa0") for word, rate in rates.items())
         text = textwrap.fill(", ".join(items), 78).replace("\xa0", " ")
-        yield f"\n{title}, {unit}\n{textwrap.indent(text, '  ')}"
-
-
-def format_cleaning(stats: DatasetStats) -> Iterator[str]:
-    yield stats.cleaning_title()
-    for split, rules in (stats.cleaning or {}).items():
-        for rule, count in rules.items():
-            yield f"  {split:5}{count:10,}  {rule}: {RULES.get(rule, '')}"
-
-
-# Plots --------------------------------------------------------------------------------------
+        yield f"{title}, {unit}\n{textwrap.indent(text, '  ')}"
 
 
 def plot_page(stats: DatasetStats, path: Path) -> None:
     """Plot the statistics on one page."""
     with figures.saved_figure(path, height=16.5) as figure:
-        title = f"{stats.name}: {len(stats.train.stories):,} training stories"
+        title = f"{stats.data.folder.name}: {len(stats.train.stories):,} training stories"
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
         (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(4, 1))
         panels = upper.subplots(4, 2, height_ratios=(3, 3, 2.4, 4.2))
         lengths = {"words": stats.sample.lengths, "tokens": stats.train.lengths}
         for axes, (unit, values) in zip(panels[0], lengths.items(), strict=True):
             figures.histogram(axes, values, f"Length of stories in {unit}", unit, "stories")
-        plot_vocabulary(stats, *panels[1])
+        left, right = panels[1]
+        sizes, ratios = map(np.array, zip(*stats.bytes_by_vocab_size.items(), strict=True))
+        units = "vocabulary size, trained on the sample", "bytes per token"
+        figures.curve(left, "Bytes per token by vocabulary size", units, sizes, ratios)
+        point = stats.data.tokenizer.vocab_size, stats.dataset_bytes
+        left.plot(*point, "D", color=figures.VERMILLION, label="the dataset's vocabulary")
+        left.legend(loc="lower right")
+        percent = 100 * coverage(stats.train.counts)
+        ranks = np.unique(np.geomspace(1, len(percent), 200).astype(int))  # enough for a curve
+        units = "most frequent ids", "% of the tokens"
+        figures.curve(right, "Text that frequent ids cover", units, ranks, percent[ranks - 1])
         windows = {f"{size:,} tokens": counts for size, counts in stats.windows.items()}
         parts = ("1", "2", "3", "4+")
         figures.stacked_bars(panels[2, 0], "Stories per window", "% of windows", windows, parts)
-        rules = (stats.cleaning or {}).get("train", {})
-        figures.bars(panels[2, 1], stats.cleaning_title(), "training stories", rules, "{:,.0f}")
+        title, rules = stats.cleaning()
+        figures.bars(panels[2, 1], title, "training stories", rules.get("train", {}), "{:,.0f}")
         shown = zip((*panels[3], lower.subplots()), (20, 20, 12), strict=True)
         for (axes, count), (title, unit, rates) in zip(shown, stats.sample.rates(), strict=True):
             figures.bars(axes, title, unit, dict(list(rates.items())[:count]), "{:.1f}")
-
-
-def plot_vocabulary(stats: DatasetStats, left: figures.Axes, right: figures.Axes) -> None:
-    sizes, ratios = map(np.array, zip(*stats.bytes_by_vocab_size.items(), strict=True))
-    units = "vocabulary size, trained on the sample", "bytes per token"
-    figures.curve(left, "Bytes per token by vocabulary size", units, sizes, ratios)
-    point = stats.tokenizer.vocab_size, stats.dataset_bytes
-    left.plot(*point, "D", color=figures.VERMILLION, label="the dataset's vocabulary")
-    left.legend(loc="lower right")
-    percent = 100 * coverage(stats.train.counts)
-    ranks = np.unique(np.geomspace(1, len(percent), 200).astype(int))  # enough for a curve
-    units = "most frequent ids", "% of the tokens"
-    figures.curve(right, "Text that frequent ids cover", units, ranks, percent[ranks - 1])
 
 
 def main(s: Settings) -> None:

@@ -143,11 +143,12 @@ class GPT(nn.Module):
             ids that follow, shape (B, T, V).
 
         Raises:
-            ValueError: more tokens than the context window has.
+            ValueError: more tokens than block_size, or T > 1 with a cache that is not empty.
         """
         T, past = idx.shape[1], cache.length if cache else 0
         if past + T > self.config.block_size or (past and T > 1):
-            raise ValueError(f"{past} + {T} tokens do not fit block_size={self.config.block_size}")
+            size = self.config.block_size
+            raise ValueError(f"{T} tokens after {past} in the cache, with block_size={size}")
         positions = torch.arange(past, past + T, device=idx.device)
         x = self.drop(self.wte(idx) + self.wpe(positions))
         for block in self.h:
@@ -157,7 +158,7 @@ class GPT(nn.Module):
             cache.length += T
         if targets is None:
             return F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
-        # Inside an autograd Function gradients look required even under no_grad: detach says no.
+        # A parameter seems to need its gradient even under no_grad: detach it, to compute none.
         weight = self.wte.weight if torch.is_grad_enabled() else self.wte.weight.detach()
         return ChunkedCrossEntropy.apply(
             x.flatten(0, 1), weight, targets.flatten(), self.config.vocab_size
@@ -200,7 +201,8 @@ class GPT(nn.Module):
 
         The prompt is read once, then each new token alone, through a KV cache. When the context
         window is full, generation restarts from its last block_size // 2 tokens with a new cache:
-        the cached keys and values belong to absolute positions, which cannot be shifted.
+        the cached keys and values belong to absolute positions, which cannot be shifted. Of a
+        prompt longer than block_size, too, only the last block_size // 2 ids are read.
 
         Args:
             idx: ids of the prompts, shape (B, T), T at least 1.
@@ -303,8 +305,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 class KVCache:
     """Keys and values of the tokens that the model has read, so that each is read only once.
 
-    One tensor of shape (2, B, H, block_size, D) per layer. Keys come in as attention uses them:
-    after any rotation by position.
+    One tensor of shape (2, B, H, block_size, D) per layer. Keys are stored as attention uses them.
     """
 
     def __init__(self, config: GPTConfig):
@@ -313,7 +314,10 @@ class KVCache:
         self.length = 0  # tokens read
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values of T new tokens, (B, H, T, D) each; returns those of all so far."""
+        """Store keys and values of T new tokens, (B, H, T, D) each, after the first `length` ones.
+
+        Returns those of all tokens; GPT.forward advances `length` when all layers have stored.
+        """
         B, H, T, D = k.shape
         if layer not in self.layers:
             self.layers[layer] = k.new_empty(2, B, H, self.config.block_size, D)
@@ -357,7 +361,7 @@ def sample_next_token(
         probs = logits.softmax(1)
         logits = logits.masked_fill(probs < min_p * probs.amax(1, keepdim=True), -math.inf)
     # Inverse-CDF sampling: draw u in [0, total), take the first id whose cumulative probability
-    # exceeds u. On a CPU 10 times as fast as torch.multinomial, which draws a number for every id.
+    # exceeds u. On a CPU 8 to 27 times as fast as torch.multinomial (docs/speed.md).
     cdf = logits.softmax(1).cumsum(1)
     total = cdf[:, -1:]
     u = torch.rand(total.shape, generator=generator, device=logits.device) * total

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Name
+from tinystories.ranges import Count, Name, OpenFraction
 from tinystories.stories.files import short_name
 
 
@@ -29,7 +29,7 @@ class Settings(RangedSettings):
     source: Name = "tinystories"  # a name or a path; see above
     revision: Name = "main"  # branch, tag or commit on the hub
     val_source: str | None = None  # validation stories, for files of your own
-    val_fraction: float = 0.01  # without val_source, share for validation
+    val_fraction: OpenFraction = 0.01  # for validation if no val_source
     text_field: str | None = None  # column of the text; None: text or story
     max_stories: Count | None = None  # limit of training stories
     clean: bool = True  # fix text, drop broken or duplicate stories
@@ -125,11 +125,8 @@ def build(s: Settings, source: Source, folder: Path) -> dict:
     else:
         make = tokenizer.train_bpe if s.tokenizer == "bpe" else tokenizer.gpt2_top
         tok = make(read_stories(folder, "train", "building the vocabulary"), s.vocab_size)
-        if tok.vocab_size < s.vocab_size:
-            print(
-                f"the stories give only {tok.vocab_size:,} tokens, "
-                f"fewer than vocab_size={s.vocab_size}"
-            )
+        if (size := tok.vocab_size) < s.vocab_size:
+            print(f"the stories give only {size:,} tokens, fewer than vocab_size={s.vocab_size}")
     tok.save(folder / "tokenizer.json")
     return {
         "source": source.origin,
@@ -141,12 +138,9 @@ def build(s: Settings, source: Source, folder: Path) -> dict:
 
 
 def write_stories(s: Settings, source: Source, folder: Path) -> dict[str, dict[str, int]]:
-    """Clean the stories of a source once, into a temporary file per split.
+    """Clean the stories of a source into a temporary file per split; returns counts by rule.
 
     They are read twice where a vocabulary is trained, and some sources are slow.
-
-    Returns:
-        how often each cleaning rule applied, by split.
     """
     applied = {}
     val_keys = set()

@@ -1,9 +1,9 @@
 """Generate stories with a trained model.
 
-    python sample.py                             three, by the run trained last
-    python sample.py --start="Once upon a time"  that all begin like this
+    python sample.py                             three stories, newest run
+    python sample.py --start="Once upon a time"  stories that begin like this
     python sample.py --start=FILE:prompt.txt     prompt from a file; - is stdin
-    python sample.py --stream=True               word by word
+    python sample.py --stream=True               token by token
     python sample.py --interactive=True          type prompts, read stories
 
 Stories go to standard output, everything else to standard error.
@@ -22,25 +22,25 @@ from tinystories.ranges import Count, NonNegative, Positive, PositiveShare, Seed
 @dataclass
 class Settings(RangedSettings):
     # Model
-    out_dir: str | None = None  # run folder; None: the run trained last
+    out_dir: str | None = None  # run folder; None: the run saved last
     checkpoint: str = "best.pt"  # in it: best.pt, or ckpt.pt for the newest
     # Stories
     start: str = ""  # prompt of every story; FILE:path, or - for stdin
     num_samples: Count = 3  # stories
     max_new_tokens: Count = 500  # per story
     stop: bool = True  # stop at the end-of-text token
-    stream: bool = False  # print words as they are generated
+    stream: bool = False  # print text as it is generated
     interactive: bool = False  # type prompts, one story each
     seed: Seed = 1337  # of the sampling
     # Sampling of the next token
     temperature: NonNegative = 0.8  # below 1 less random; 0 is greedy
     top_k: Count | None = None  # only the k most probable tokens
-    top_p: PositiveShare | None = None  # only the top ones, up to this sum
-    min_p: Share | None = None  # share of the top probability
+    top_p: PositiveShare | None = None  # nucleus: probability to keep
+    min_p: Share | None = None  # drop below this part of the top
     repetition_penalty: Positive = 1.0  # above 1 avoids tokens already used
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix multiplications
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
@@ -73,7 +73,7 @@ def main(s: Settings) -> None:
     def generate(prompt: str, count: int, seed: int) -> Iterator[list[Piece]]:
         length = len(tokenizer.encode(prompt)) + 1
         if length > model.config.block_size:
-            log_stderr(f"the prompt has {length} tokens; the model sees only the last of them")
+            log_stderr(f"the prompt has {length} tokens; the model reads only the last of them")
         return generate_stories(
             model, tokenizer, hardware, prompt, count, s.max_new_tokens, sampling, seed, s.stop
         )
@@ -96,17 +96,17 @@ def main(s: Settings) -> None:
         )
 
 
-def read_prompt(start: str) -> str:
+def read_prompt(value: str) -> str:
     """The text that --start means; raises UserError for a file that cannot be read as UTF-8."""
-    name = start.removeprefix("FILE:")
-    if start != "-" and name == start:
-        return start
+    name = value.removeprefix("FILE:")
+    if value != "-" and name == value:
+        return value
     try:
-        text = sys.stdin.read() if start == "-" else Path(name).read_text(encoding="utf-8")
+        text = sys.stdin.read() if value == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"the prompt from {start} is not UTF-8 text") from None
+        raise UserError(f"the prompt from {value} is not UTF-8 text") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 

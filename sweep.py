@@ -43,11 +43,10 @@ if {"--help", "-h"} & set(sys.argv):
 
 import prepare
 import train
-from model import GPT, GPTConfig
 from tinystories import dataset, figures
 from tinystories.files import atomic_write, read_json, write_json
 from tinystories.processes import ScriptRunner, print_rank0
-from tinystories.run import load_checkpoint, run_folder
+from tinystories.run import load_model, run_folder
 from tinystories.terminal import progress, right_aligned, short_count
 
 AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), {})
@@ -161,10 +160,7 @@ def make_trials(values: dict, s: Settings, folder: Path, default_dataset: str) -
 
 
 def dataset_settings(combination: dict, base: str) -> dict:
-    """The settings of prepare.py for a combination; none where the dataset `base` fits it.
-
-    Raises UserError where it is not clear which stories are meant.
-    """
+    """The settings of prepare.py for a combination; none where the dataset `base` fits it."""
     changes = {name: value for name, value in combination.items() if name in PREPARE_NAMES}
     if not changes:
         return {}
@@ -195,10 +191,7 @@ def label(values: dict) -> str:
 
 
 def open_sweep_folder(folder: Path, fixed: dict, overwrite: bool) -> None:
-    """Make a sweep's folder; `fixed` are the settings that all runs share.
-
-    Raises UserError where it holds something else, or a sweep with other fixed settings.
-    """
+    """Make a sweep's folder, or check that it holds this sweep; all runs share `fixed`."""
     path = folder / "sweep.json"
     if path.exists() and overwrite:
         shutil.rmtree(folder)
@@ -248,17 +241,13 @@ def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
 
 
 def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list[str]) -> int:
-    """Train what is not finished; write results.csv and the plots.
+    """Train what is not finished, write results.csv and the plots; the signal that stopped it, or 0.
 
-    Returns:
-        the number of the signal that stopped it, or 0.
-
-    Raises:
-        UserError: the validation stories are not the same for all, or no run finished.
+    Raises UserError where the validation stories are not the same for all, or no run finished.
     """
-    rows = [trial.row(result) for trial in trials if (result := read_result(trial.folder))]
-    finished = {row["run"] for row in rows}
-    waiting = [trial for trial in trials if trial.folder.name not in finished]
+    results = {trial.folder: read_result(trial.folder) for trial in trials}
+    rows = [trial.row(results[trial.folder]) for trial in trials if results[trial.folder]]
+    waiting = [trial for trial in trials if not results[trial.folder]]
     print_rank0(f"{len(trials)} runs in {folder}, {len(rows)} of them finished already")
     with progress(None, "sweep", "run", total=len(trials), initial=len(rows)) as bar:
         runner = ScriptRunner(bar)
@@ -295,16 +284,14 @@ def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list
 
 def measure(folder: Path) -> dict:
     """The result of a run that trained to its end; RESULT names the entries."""
-    with open(folder / "log.csv", encoding="utf-8", newline="") as file:
-        evaluation = [row for row in csv.DictReader(file) if row["val_loss"]][-1]
-    state = load_checkpoint(folder / "ckpt.pt")
-    train_state, config = state["progress"], GPTConfig(**state["model_config"])
+    log = figures.read_log(folder / "log.csv")  # its last row is an evaluation
+    model, _, state = load_model(folder, "ckpt.pt")
     losses = ("val_bits_per_byte", "val_loss", "train_loss")
-    return {name: float(evaluation[name]) for name in losses} | {
-        "step": train_state["step"],
-        "tokens": train_state["windows"] * config.block_size,
-        "minutes": round(train_state["seconds"] / 60, 3),
-        "parameters": GPT(config).count_parameters(),
+    return {name: log[name][-1] for name in losses} | {
+        "step": state["progress"]["step"],
+        "tokens": state["progress"]["windows"] * model.config.block_size,
+        "minutes": round(state["progress"]["seconds"] / 60, 3),
+        "parameters": model.count_parameters(),
     }
 
 
@@ -345,12 +332,6 @@ def results_table(rows: list[dict], swept: list[str]) -> str:
     return "\n".join(lines)
 
 
-def resume_command(argv: list[str]) -> str:
-    """The command that resumes a sweep; --overwrite would delete it."""
-    kept = [word for word in argv if not word.startswith("--overwrite=")]
-    return f"python sweep.py {shlex.join(kept)}"
-
-
 def main(argv: list[str]) -> None:
     s, configs, values = parse_command_line(argv)
     from_files = parse(train.Settings, configs)
@@ -369,7 +350,8 @@ def main(argv: list[str]) -> None:
             raise UserError(dataset.missing_dataset_message(data, from_files.docs))
     open_sweep_folder(folder, fixed, s.overwrite)
     if number := run_sweep(trials, configs, folder, swept):
-        print_rank0(f"stopped; resume with: {resume_command(argv)}")
+        kept = [word for word in argv if not word.startswith("--overwrite=")]  # would delete it
+        print_rank0(f"stopped; resume with: python sweep.py {shlex.join(kept)}")
         sys.exit(128 + number)
 
 

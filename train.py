@@ -36,7 +36,7 @@ class Settings(RangedSettings):
     n_layer: Count = 6  # blocks of attention and MLP
     n_head: Count = 6  # attention heads; must divide n_embd
     n_embd: Count = 384  # embedding dimension
-    dropout: Fraction = 0.0  # 0.1 for many epochs
+    dropout: Fraction = 0.0  # above 0 for many epochs
     bias: bool = False  # in linear layers and LayerNorms
     # Optimizer (AdamW)
     max_iters: Count = 5000  # steps
@@ -47,20 +47,20 @@ class Settings(RangedSettings):
     lr_decay_iters: NonNegativeInt | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: Fraction = 0.9  # decay of the average gradient
-    beta2: Fraction = 0.99  # decay of the squared gradient
+    beta1: Fraction = 0.9  # decay rate of the first moment
+    beta2: Fraction = 0.99  # decay rate of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
     eval_tokens: Count = 262_144  # per split; at the end all of validation
     log_interval: Count = 10  # steps between log lines
-    save_minutes: NonNegative = 10.0  # save this often between evaluations, too
+    save_minutes: NonNegative = 10.0  # between saves, besides evaluations
     wandb_log: bool = False  # log to Weights & Biases, too
-    wandb_project: str = "tinystories"  # project there
+    wandb_project: str = "tinystories"  # Weights & Biases project
     wandb_run_name: str | None = None  # None: the name of the run folder
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix multiplications
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
     compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: on CUDA
 
     def __post_init__(self):
@@ -88,7 +88,7 @@ class TrainState:
     windows: int = 0  # training windows seen
     seconds: float = 0.0  # training time, without set-up, evaluation and saving
     best_val: float = math.inf  # lowest validation loss so far, nats per token
-    evaluated: int = -1  # the last step that was evaluated
+    evaluated: int = -1  # the last step that was evaluated; -1: none
     wandb_id: str | None = None
 
 
@@ -115,8 +115,8 @@ def learning_rate(s: Settings, step: int, time_used: float) -> float:
 
     Args:
         step: steps finished before this one.
-        time_used: fraction of max_minutes used, 0 without a limit. The larger of this and the
-            fraction of steps drives the decay, which is so complete whichever limit ends the run.
+        time_used: fraction of max_minutes used, 0 without a limit. The decay follows this or the
+            fraction of lr_decay_iters, whichever is larger.
     """
     if step < s.warmup_iters or not s.decay_lr:
         return s.learning_rate * min(1.0, (step + 1) / (s.warmup_iters + 1))  # + 1: not 0 at step 0
@@ -180,18 +180,17 @@ def evaluate(r: Run, full_val: bool) -> tuple[dict, float]:
     """
     s, data = r.settings, r.data
     val_starts = data.val.sequential_starts(None if full_val else s.eval_tokens)
-    subset = len(data.val.sequential_starts(s.eval_tokens))
+    num_subset = len(data.val.sequential_starts(s.eval_tokens))
     parts = (
-        (data.train, data.train.evenly_spaced_starts(subset)),
-        (data.val, val_starts[:subset]),
-        (data.val, val_starts[subset:]),
+        (data.train, data.train.evenly_spaced_starts(num_subset)),
+        (data.val, val_starts[:num_subset]),
+        (data.val, val_starts[num_subset:]),
     )
-    losses = []
+    losses, lengths = [], data.tokenizer.byte_lengths()
     for file, starts in parts:
         batches = file.batches(starts, s.batch_size, pad=r.compiled_model is not r.raw_model)
         count = -(-len(starts) // s.batch_size)
         batches = progress(r.stop.watch(batches), "evaluating", "batch", total=count)
-        lengths = data.tokenizer.byte_lengths()
         losses.append(loss.estimate_loss(r.compiled_model, batches, lengths, r.hardware))
     train, val_subset, rest = losses
     val = val_subset + rest
@@ -285,7 +284,6 @@ def train(r: Run) -> None:
             if finished:
                 return
 
-            # one step
             step_start = time.perf_counter()
             rate = learning_rate(s, state.step, time_used)
             mean_loss, norm = train_step(r, rate)

@@ -1,4 +1,4 @@
-"""10M parameters on TinyStories with a trained vocabulary of 4,096 ids: most parameters are in layers.
+"""10M parameters on TinyStories with 4,096 trained ids: most parameters are in layers.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_10m.py

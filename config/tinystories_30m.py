@@ -3,8 +3,8 @@
 The data:  python prepare.py
 Training:  python train.py config/tinystories_30m.py
 
-All values are those of a published run: with nanoGPT on one A100 it took 1.5 hours and reached a
-train loss of 1.4951 and a validation loss of 1.5131 at step 5000 (github.com/WilsonCWu/TinyStories).
+All values are those of a published run (github.com/WilsonCWu/TinyStories): with nanoGPT on one A100
+it took 1.5 hours and reached a train loss of 1.4951 and a validation loss of 1.5131 at step 5000.
 """
 
 out_dir = "out/tinystories_30m"

@@ -4,8 +4,8 @@ The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_cpu.py
 
 On two cores without bfloat16 it reached 0.928 bits per byte; nanoGPT, in its README's shape for a
-CPU, reached 1.316. docs/findings.md shows how these settings were found. Short windows and few tokens
-per step are for minutes; for hours take longer windows, more tokens per step and more layers.
+CPU, reached 1.316. docs/findings.md shows how these settings were found. Short windows and few
+tokens per step are for minutes; for hours take longer windows, more tokens per step, more layers.
 """
 
 out_dir = "out/tinystories_cpu"

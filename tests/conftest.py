@@ -19,7 +19,12 @@ SMALL = (
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that all workers end at about the same time."""
+    """Tests that need a trained run are slow; the longest file goes first, so that workers end
+    at about the same time.
+    """
+    for item in items:
+        if {"dataset", "run"} & set(item.fixturenames):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.path.name != "test_real_stories.py")
 
 

@@ -14,6 +14,8 @@ from tinystories.run import load_model
 from tinystories.stories.catalog import open_source
 from tinystories.stories.cleaning import clean_story
 
+pytestmark = pytest.mark.slow
+
 GPT2 = pytest.mark.skipif(
     "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"
 )

@@ -18,6 +18,8 @@ from conftest import ROOT, SMALL, command
 
 from tinystories.run import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CLOCK = {"tokens_per_second", "mfu", "minutes", "eta_minutes"}  # columns that no two runs share
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 

@@ -270,7 +270,7 @@ def test_a_start_longer_than_the_window_is_said_and_works(generate, reciter):
     folder = reciter(b"abcdefghijklmno", window=16)
     out, notes = generate(folder, f"--start={'x' * 40}", "--num_samples=2", tokens=5)
     assert stories_in(out) == ["x" * 40 + "hijkl"] * 2
-    assert "the prompt has 41 tokens; the model sees only the last of them" in notes
+    assert "the prompt has 41 tokens; the model reads only the last of them" in notes
 
 
 @pytest.mark.parametrize("length", [14, 15, 16, 17])
@@ -278,7 +278,7 @@ def test_a_start_about_as_long_as_the_window_works(generate, reciter, length):
     folder = reciter(b"abcdefgh", window=16)
     out, notes = generate(folder, f"--start={'x' * length}", "--num_samples=1", tokens=20)
     assert out.startswith("x" * length)
-    assert ("the model sees only the last" in notes) == (length + 1 > 16)
+    assert ("the model reads only the last" in notes) == (length + 1 > 16)
 
 
 def test_a_story_may_be_longer_than_the_window(run):

@@ -183,6 +183,15 @@ def test_a_file_may_begin_with_blank_stories(tmp_path, name):
     assert [text for text in read(path) if text.strip()] == STORIES
 
 
+def test_one_story_between_separators_is_taken(tmp_path):
+    path = write(tmp_path / "a.txt", f"{FOX}\n<|endoftext|>\n \n<|endoftext|>\n")
+    assert read(path) == [FOX, " "]
+
+
+def test_a_file_of_blank_texts_holds_no_stories(tmp_path):
+    assert "holds no stories" in mistake(write(tmp_path / "a.jsonl", lines_of([" "] * 5)))
+
+
 def test_a_missing_column_is_named_with_those_there(tmp_path):
     path = write(tmp_path / "a.jsonl", lines_of(STORIES, "tale"))
     assert "no column text or story" in mistake(path)

@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 from conftest import ROOT, command
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_commands_of_make_story_prepare_train_and_sample(tmp_path):

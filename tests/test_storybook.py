@@ -75,7 +75,7 @@ def test_the_global_random_state_is_neither_read_nor_changed():
     assert list(stories(3)) == first
 
 
-def test_bytes_do_not_depend_on_the_hash_seed():
+def test_bytes_depend_neither_on_the_hash_seed_nor_on_the_working_directory(tmp_path):
     code = (
         "import hashlib; from tinystories.stories.storybook import stories;"
         "print(hashlib.sha256(''.join(stories(300)).encode()).hexdigest())"
@@ -84,7 +84,7 @@ def test_bytes_do_not_depend_on_the_hash_seed():
     for hash_seed in ("1", "2"):
         run = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=ROOT,
+            cwd=tmp_path,
             env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,

@@ -25,6 +25,8 @@ from tinystories.optim import Optimizer
 from tinystories.run import MODEL_SETTINGS, load_checkpoint
 from tinystories.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def log(folder, column: str) -> list[float]:
     """A column of log.csv, without its empty places."""

@@ -28,10 +28,7 @@ CHUNK = 2**22  # ids that are read at a time
 
 
 class SplitWriter:
-    """Writes one split's .bin, and keeps count of what goes in.
-
-    Use as a context manager; `metadata()` gives the split's entry in meta.json.
-    """
+    """A context manager that writes one split's .bin, and counts what goes in."""
 
     def __init__(self, path: Path):
         self.file = open(path, "wb")
@@ -45,7 +42,7 @@ class SplitWriter:
         self.file.close()
 
     def write(self, ids: np.ndarray, stories: int, text_bytes: int) -> None:
-        """Append the uint16 ids of whole `stories`, which hold `text_bytes` of UTF-8 text."""
+        """Append the uint16 ids of so many stories, and so many UTF-8 bytes of text."""
         data = ids.astype("<u2").tobytes()
         self.file.write(data)
         self.sha256.update(data)
@@ -54,7 +51,7 @@ class SplitWriter:
         self.bytes += text_bytes
 
     def metadata(self) -> dict:
-        """The counts and the checksum of what was written."""
+        """The split's entry in meta.json."""
         counts = (self.stories, self.tokens, self.bytes, self.sha256.hexdigest())
         return dict(zip(SPLIT_FIELDS, counts, strict=True))
 
@@ -70,11 +67,7 @@ def write_meta(folder: Path, meta: dict) -> None:
 
 
 def read_meta(folder: Path) -> dict | None:
-    """The metadata of a dataset folder, or None where there is no meta.json.
-
-    Raises:
-        UserError: it is damaged or from a newer version.
-    """
+    """The metadata in meta.json, None where there is none; raises UserError if it is damaged."""
 
     def is_valid(meta: dict) -> bool:
         counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS[:3]]
@@ -125,7 +118,7 @@ class TokenFile:
 
         Returns:
             x and y of shape (len(starts), block_size), int64, where y is x one token later. Past
-            the end of the file x is 0 and y is -1, which the loss passes over.
+            the end of the file x is 0 and y is -1, which the loss ignores.
 
         Raises:
             UserError: an id outside the vocabulary, with its position.
@@ -167,7 +160,7 @@ class TokenFile:
         return np.arange(0, last, self.block_size)
 
     def evenly_spaced_starts(self, count: int) -> np.ndarray:
-        """Starts of `count` whole windows, evenly spaced from the first token to the last."""
+        """Starts of up to `count` whole windows, evenly spaced; in a small file they overlap."""
         last_start = len(self) - self.block_size - 1
         return np.linspace(0, last_start, min(count, last_start + 1)).astype(np.int64)
 
@@ -180,7 +173,7 @@ class TokenFile:
         """
         stop = len(self) if stop is None else stop
         while start < stop:
-            end, ends = start, ()
+            end, ends = start, np.empty(0, dtype=np.int64)
             while not len(ends) and end < stop:  # a story may be longer than `size`
                 ends = np.flatnonzero(self.ids[end : min(end + size, stop)] == end_of_text) + end
                 end += size
@@ -189,11 +182,7 @@ class TokenFile:
             start = end
 
     def story_ids(self, end_of_text: int) -> Iterator[np.ndarray]:
-        """The uint16 ids of each story in order, its end of text included, in bounded memory.
-
-        Raises:
-            UserError: an id outside the vocabulary, with its position.
-        """
+        """The uint16 ids of each story in order, its end of text included, in bounded memory."""
         for start, stop in self.story_chunks(end_of_text):
             ids = np.asarray(self.ids[start:stop])
             self.check_ids(ids, start)
@@ -203,13 +192,9 @@ class TokenFile:
     def stories(
         self, tokenizer: Tokenizer, start: int = 0, stop: int | None = None
     ) -> Iterator[str]:
-        """The text of each story in ids [start, stop), in order and in bounded memory.
-
-        Raises:
-            UserError: an id outside the vocabulary, with its position.
-        """
+        """The text of each story in ids [start, stop), in order and in bounded memory."""
         byte_lengths = tokenizer.byte_lengths()
-        # Larger chunks leave the processor's cache: decoding takes longer.
+        # Larger chunks do not fit in the CPU's cache, so decoding is slower.
         for first, last in self.story_chunks(tokenizer.end_of_text, 100_000, start, stop):
             ids = np.asarray(self.ids[first:last])
             self.check_ids(ids, first)
@@ -289,10 +274,9 @@ class Dataset:
 
 
 def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dataset:
-    """Open data/<dataset>/. Without meta.json its ids are assumed to be GPT-2's.
+    """Open data/<dataset>/; without meta.json its ids are assumed to be GPT-2's.
 
     Args:
-        block_size: tokens per window.
         docs: docstrings that may hold the command which prepares the dataset.
 
     Raises:
@@ -313,7 +297,8 @@ def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dat
     tokenizer = Tokenizer.load(folder / "tokenizer.json") if meta else gpt2()
     if tokenizer.vocab_size != vocab_size:
         raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
-    return Dataset(folder, *files, tokenizer, meta)
+    train, val = files
+    return Dataset(folder, train, val, tokenizer, meta)
 
 
 def missing_dataset_message(folder: Path, docs: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,9 +112,15 @@ def compile_model(
     if wanted is False or (wanted == "auto" and hardware.device.type != "cuda"):
         why = "as requested" if wanted is False else "only worth it on CUDA; try --compile=True"
         return model, f"compile: no ({why})"
+    x = torch.zeros(batch_shape, dtype=torch.long, device=hardware.device)
     try:
-        compiled = torch.compile(model)
-        run_once_to_compile(compiled, hardware, batch_shape)
+        compiled: Any = torch.compile(model)
+        with hardware.autocast():  # as in training, so that it is compiled now ...
+            loss = compiled(x, x)
+        loss.backward()
+        with hardware.autocast(), torch.no_grad():  # ... and as in evaluation
+            compiled.eval()(x, x)
+        compiled.train().zero_grad(set_to_none=True)
     except Exception as error:  # a missing compiler, an old GPU, Windows: each its own exception
         if is_out_of_memory(error):
             raise
@@ -121,20 +128,6 @@ def compile_model(
         torch._dynamo.reset()
         return model, f"compile: no (compilation failed: {reason})"
     return compiled, "compile: yes"
-
-
-def run_once_to_compile(
-    model: torch.nn.Module, hardware: Hardware, batch_shape: tuple[int, int]
-) -> None:
-    """One forward and backward, and one forward as in evaluation, so that both are compiled."""
-    x = torch.zeros(batch_shape, dtype=torch.long, device=hardware.device)
-    with hardware.autocast():
-        loss = model(x, x)
-    loss.backward()
-    with hardware.autocast(), torch.no_grad():
-        model.eval()(x, x)
-    model.train()
-    model.zero_grad(set_to_none=True)
 
 
 def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -166,21 +159,15 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _select_device(wanted: str) -> tuple[torch.device, str]:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        device = torch.device(next((kind for kind, present in available.items() if present), "cpu"))
-    else:
-        try:
-            device = torch.device(wanted)
-        except RuntimeError:
-            device = None
-        if device is None or device.type not in ("cuda", "mps", "cpu"):
-            raise UserError(f"device={wanted} is not one of auto, cuda, cuda:0, mps, cpu")
-        if not available.get(device.type, True):
-            raise UserError(f"device={wanted} is not available; --device=auto takes what there is")
+    best = next((kind for kind, present in available.items() if present), "cpu")
+    name = best if wanted == "auto" else wanted
+    if not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", name):
+        raise UserError(f"device={wanted} is not one of auto, cuda, cuda:0, mps, cpu")
+    device = torch.device(name)
+    missing = not available.get(device.type, True)
+    if missing or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device={wanted} is not available; --device=auto takes what there is")
     if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
-            raise UserError(f"device={wanted} is not available: there are {count} GPUs")
         return device, torch.cuda.get_device_name(device)
     if device.type == "mps":
         return device, "Apple GPU"
@@ -202,4 +189,4 @@ def _select_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
         if native:
             return torch.bfloat16, f"the CPU multiplies it natively: {native[0]}"
         return torch.float32, "the CPU has no native bfloat16"
-    return torch.float32, "the safe choice on this device"
+    return torch.float32, "16-bit types are not tested on this device"

@@ -1,12 +1,4 @@
-"""Plots of logs, sweeps and datasets, as PNG files that are readable on a page 900 pixels wide.
-
-    plot_run(folder)                     one run: its log.csv as loss.png
-    plot_runs(folders, path)             several runs: validation bits per byte
-    plot_sweep(rows, setting, path)      bits per byte against a setting that was swept
-
-`saved_figure` opens a figure for other plots and writes it at the end; `histogram`, `bars`, `curve`
-and `stacked_bars` fill its axes.
-"""
+"""Plots of logs, sweeps and datasets, as PNG files that are readable on a page 900 pixels wide."""
 
 import csv
 import io
@@ -39,12 +31,10 @@ DPI = 150
 TICK_STEPS = (1, 2, 5, 10)  # ticks are 1, 2 or 5 times a power of ten apart
 COLUMNS = "step tokens minutes loss learning_rate grad_norm train_loss val_loss val_bits_per_byte"
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GRAY),
     "font.size": 9.5,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRAY,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -54,16 +44,8 @@ STYLE = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLORS),
     "grid.color": "#e6e6e6",
-    "xtick.color": GRAY,
-    "ytick.color": GRAY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "lines.linewidth": 1.5,
 }
-
-
-# Whole plots --------------------------------------------------------------------------------
 
 
 def plot_run(folder: Path) -> None:
@@ -71,10 +53,7 @@ def plot_run(folder: Path) -> None:
 
     One x-axis with three scales: steps, tokens and minutes of training. Values that are missing or
     not finite are left out. The last evaluation uses all validation tokens, the others only the
-    first: a small jump between them means nothing.
-
-    Raises:
-        UserError: there is no log.csv, or loss.png cannot be written.
+    first: a small jump between them means nothing. Raises UserError where there is no log.csv.
     """
     log = read_log(folder / "log.csv")
     steps = log["step"]
@@ -91,7 +70,6 @@ def plot_run(folder: Path) -> None:
         _legend_above(loss, columns=2)
         rate.plot(*_finite(steps, log["learning_rate"]), color=GREEN)
         rate.set(ylabel="learning rate", ylim=(0, None))
-        rate.yaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
         rate.yaxis.set_major_formatter("{x:g}")
         norm.set(ylabel="gradient norm")
         _plot_smoothed(norm, steps, log["grad_norm"])
@@ -104,9 +82,6 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
     """Plot validation bits per byte of several runs against steps, tokens and minutes.
 
     The evaluation before the first step is left out: the model has learned nothing yet.
-
-    Raises:
-        UserError: a folder without a log.csv, or `path` cannot be written.
     """
     names = distinct_names([folder.absolute() for folder in folders])
     logs = {name: read_log(f / "log.csv") for name, f in zip(names, folders, strict=True)}
@@ -115,15 +90,14 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
         panels = figure.subplots(1, 3, sharey=True)
         figure.suptitle("validation bits per byte", x=0.01, ha="left", weight="bold")
         lines = {}
-        for name, log in logs.items():
-            bits = np.where(log["step"] > 0, log["val_bits_per_byte"], np.nan)
-            for axes, unit in zip(panels, ("step", "tokens", "minutes"), strict=True):
-                x, y = _finite(log[unit], bits)
-                (line,) = axes.plot(x, y, marker="o", markersize=3)
-            lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
-        for axes, unit in zip(panels, ("steps", "tokens", "minutes of training"), strict=True):
-            axes.set(xlabel=unit, xlim=(0, None))
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+        units = {"step": "steps", "tokens": "tokens", "minutes": "minutes of training"}
+        for axes, (unit, xlabel) in zip(panels, units.items(), strict=True):
+            for name, log in logs.items():
+                bits = np.where(log["step"] > 0, log["val_bits_per_byte"], np.nan)
+                (line,) = axes.plot(*_finite(log[unit], bits), marker="o", markersize=3)
+                lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
+            axes.set(xlabel=xlabel, xlim=(0, None))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(_short)
         _log_scale(panels[0])
         figure.legend(lines.values(), lines.keys(), loc="outside lower left", ncols=columns)
@@ -132,11 +106,9 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
 def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
     """Plot val_bits_per_byte of runs against one setting: one point per run, a line at the best.
 
-    Args:
-        rows: one per run: its settings and val_bits_per_byte, as numbers or text. A run without a
-            finite result is a cross at the top.
-        setting: the name of the x-axis. It is logarithmic where the values span a factor of ten or
-            more; values that are not all numbers are categories, numbers first.
+    Each row holds a run's settings and val_bits_per_byte, as numbers or text. A run without a
+    finite result is a cross at the top. The x-axis is logarithmic where the values span a factor
+    of ten or more; values that are not all numbers are categories, numbers first.
     """
     values = [row.get(setting) for row in rows]
     bits = np.array([_number(row.get("val_bits_per_byte")) for row in rows], dtype=float)
@@ -149,10 +121,9 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
             order = np.argsort(x, kind="stable")  # NaN last
             categories = list(dict.fromkeys(str(values[i]) for i in order))
             x = np.array([categories.index(str(value)) for value in values], dtype=float)
-            axes.set_xticks(range(len(categories)), categories)
-            if sum(map(len, categories)) > 70:  # no room side by side
-                for text in axes.get_xticklabels():
-                    text.set(rotation=20, ha="right")
+            crowded = sum(map(len, categories)) > 70  # no room side by side
+            slant = {"rotation": 20, "ha": "right"} if crowded else {}
+            axes.set_xticks(range(len(categories)), categories, **slant)
             axes.set_xlim(-0.5, len(categories) - 0.5)
         good = np.isfinite(bits)
         axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
@@ -172,11 +143,7 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
 
 @contextmanager
 def saved_figure(path: Path, height: float) -> Iterator[Figure]:
-    """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end."""
     png = io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn for it
@@ -190,8 +157,7 @@ def saved_figure(path: Path, height: float) -> Iterator[Figure]:
 def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: str) -> None:
     """A histogram of the integers `values`, one of each thing that is `counted`.
 
-    Dashed lines and the x label give the median and the 95th percentile. The largest 0.5 % are left
-    out, since a long tail would leave no room for the others.
+    The largest 0.5 % are left out, since a long tail would leave no room for the others.
     """
     median, high, top = np.quantile(values, (0.5, 0.95, 0.995))
     width = math.ceil((top + 1) / 60)  # an integer, so that each bin holds as many integers
@@ -207,14 +173,12 @@ def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: st
 
 
 def bars(axes: Axes, title: str, unit: str, values: Mapping[str, float], label_format: str) -> None:
-    """A horizontal bar for each of the `values`, the first on top, each with its number.
-
-    Args:
-        label_format: of the numbers, as in "{:.1f}".
-    """
-    _horizontal_axes(axes, title, unit, values)
-    drawn = axes.barh(range(len(values)), list(values.values()), color=SKY)
-    axes.bar_label(drawn, [label_format.format(value) for value in values.values()], padding=3)
+    """A horizontal bar for each of the `values`, the first on top, each with its number."""
+    drawn = axes.barh(list(values), list(values.values()), color=SKY)
+    axes.bar_label(drawn, fmt=label_format, padding=3)
+    axes.set(title=title, xlabel=unit)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
     axes.margins(x=0.18, y=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(_short)
@@ -225,17 +189,18 @@ def stacked_bars(
     axes: Axes, title: str, unit: str, rows: Mapping[str, np.ndarray], parts: Sequence[str]
 ) -> None:
     """A bar of 100 % for each of the `rows`, divided into up to four `parts`."""
-    _horizontal_axes(axes, title, unit, rows, pad=24)
     table = np.array(list(rows.values()), dtype=float).reshape(-1, len(parts))
     table = 100 * table / table.sum(axis=1, keepdims=True)
     left = np.zeros(len(table))
     for i, (part, percents) in enumerate(zip(parts, table.T, strict=True)):
-        color, ink = BLUE_SHADES[i], INK if i < 2 else "white"
-        drawn = axes.barh(range(len(table)), percents, left=left, color=color, label=part)
+        drawn = axes.barh(list(rows), percents, left=left, color=BLUE_SHADES[i], label=part)
         texts = [f"{percent:.0f}" if percent >= 5 else "" for percent in percents]
-        axes.bar_label(drawn, texts, label_type="center", color=ink)
+        axes.bar_label(drawn, texts, label_type="center", color=INK if i < 2 else "white")
         left += percents
-    axes.set_xlim(0, 100)
+    axes.set_title(title, pad=24)
+    axes.set(xlabel=unit, xlim=(0, 100))
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
     axes.grid(visible=False)
     _legend_above(axes, columns=len(parts))
 
@@ -247,17 +212,14 @@ def curve(axes: Axes, title: str, units: tuple[str, str], x: np.ndarray, y: np.n
     axes.set(title=title, xlabel=units[0], ylabel=units[1], ylim=(0, None))
 
 
-# Reading logs -------------------------------------------------------------------------------
+# Helpers ------------------------------------------------------------------------------------
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
     """The COLUMNS of a log.csv, NaN where a row has no number.
 
     Rows of evaluations have no tokens and minutes; they are interpolated, from 0 at step 0. After
-    the last logged step they grow at the mean pace.
-
-    Raises:
-        UserError: there is no such file.
+    the last logged step they grow at the mean pace. Raises UserError where there is no such file.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -269,19 +231,17 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     for name in ("tokens", "minutes"):
         steps, values = _finite(log["step"], log[name])
         if len(steps) and steps[-1] > 0:
-            beyond = log["step"] > steps[-1]
-            log[name] = np.interp(log["step"], np.append(0, steps), np.append(0, values))
-            log[name][beyond] = log["step"][beyond] * values[-1] / steps[-1]
+            x, y = (np.concatenate([[0], known, [1024 * known[-1]]]) for known in (steps, values))
+            log[name] = np.interp(log["step"], x, y)
     return log
 
 
 def _number(cell) -> float:
-    """A cell of a table as a number; NaN where it holds no finite number."""
+    """A cell of a table as a number; NaN where it holds none."""
     try:
-        number = math.nan if isinstance(cell, bool) else float(cell)
+        return math.nan if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
 
 
 def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -290,28 +250,20 @@ def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[good], y[good]
 
 
-def _running_mean(y: np.ndarray) -> np.ndarray:
-    """The mean of each value and its neighbors: 2 % of all values, half of that at the ends."""
-    indices, reach = np.arange(len(y)), len(y) // 100
-    first, stop = np.maximum(indices - reach, 0), np.minimum(indices + reach + 1, len(y))
-    sums = np.append(0.0, np.cumsum(y))
-    return (sums[stop] - sums[first]) / (stop - first)
-
-
 def _last_and_lowest(values: np.ndarray) -> str:
     """The result of a run's evaluations, for a legend."""
     return f"{values[-1]:.4f}, lowest {values.min():.4f}" if len(values) else "none yet"
 
 
-# Axes ---------------------------------------------------------------------------------------
-
-
 def _plot_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, *labels: str) -> None:
-    """A pale curve, and its running mean on top; `labels` are for the legend."""
+    """A pale curve, and its running mean over 2 % of the points; `labels` are for the legend."""
     label, mean_label = labels or (None, None)
     x, y = _finite(x, y)
     axes.plot(x, y, color=SKY, alpha=0.45, linewidth=0.7, label=label)
-    axes.plot(x, _running_mean(y), color=BLUE, label=mean_label)
+    indices, reach = np.arange(len(y)), len(y) // 100
+    first, stop = np.maximum(indices - reach, 0), np.minimum(indices + reach + 1, len(y))
+    sums = np.append(0.0, np.cumsum(y))
+    axes.plot(x, (sums[stop] - sums[first]) / (stop - first), color=BLUE, label=mean_label)
 
 
 def _log_scale(axes: Axes, ticks: int = 8) -> None:
@@ -322,10 +274,9 @@ def _log_scale(axes: Axes, ticks: int = 8) -> None:
     low, high = axes.get_ylim()
     if high < 10 * low:  # powers of ten would be too few ticks
         axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=TICK_STEPS))
-    elif high < 100 * low:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
-        axes.yaxis.set_major_locator(LogLocator(numticks=ticks))
+        subs = TICK_STEPS[:3] if high < 100 * low else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
@@ -333,31 +284,24 @@ def _log_scale(axes: Axes, ticks: int = 8) -> None:
 def _value_axis(axes: Axes, values: np.ndarray, max_labels: int) -> None:
     """An x-axis for `values`, logarithmic where they span a factor of ten or more.
 
-    Up to `max_labels` different values, as many as have room, are the ticks themselves; of values
-    that are too close to each other only the first.
+    Up to `max_labels` different values are the ticks, without those too close to the one before.
     """
     different = positions = np.unique(values)
     if len(different) > 1 and different[0] > 0 and different[-1] > 9.99 * different[0]:
         # 9.99, since 1e-3 / 1e-4 is slightly less than 10 in floating point
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator())
         positions = np.log(different)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(_exact)
+    axes.xaxis.set_major_formatter(_short)
     if 0 < len(different) <= max_labels:
         room = 0.99 * np.ptp(positions) / (max_labels - 1)
-        ticks = [0]
-        for i, position in enumerate(positions):
-            if position - positions[ticks[-1]] > room:
-                ticks.append(i)
-        axes.set_xticks(different[ticks])
+        axes.set_xticks(different[np.append(True, np.diff(positions) > room)])
         axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
     """Below an x-axis of steps, add the scales of tokens and minutes."""
-    last = np.nanmax(log["step"], initial=1)
-    axes.set_xlim(0, last)
+    axes.set_xlim(0, np.nanmax(log["step"], initial=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.text(-0.012, -0.075, "steps", ha="right", va="top", transform=axes.transAxes)
     for name, y in (("tokens", -0.27), ("minutes", -0.54)):
@@ -369,25 +313,13 @@ def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
         axes.text(-0.012, y - 0.075, name, ha="right", va="top", transform=axes.transAxes)
 
 
-def _horizontal_axes(axes: Axes, title: str, unit: str, rows: Mapping, pad: float = 6) -> None:
-    """Axes for one horizontal bar for each of the `rows`, the first on top."""
-    axes.set_title(title, pad=pad)
-    axes.set_xlabel(unit)
-    axes.set_yticks(range(len(rows)), rows.keys())
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
-
-
 def _legend_above(axes: Axes, columns: int) -> None:
     """A legend between the title and the axes, where it covers nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
 
 
-def _exact(x: float, _position: float = 0) -> str:
-    """A number on an axis: 0.003, 2.5, 850, 4,096, 50,257."""
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
 def _short(x: float, _position: float = 0) -> str:
-    """A number on an axis, shorter where it is large: 0.003, 2.5, 850, 4,096, 12.5K, 3M."""
-    return _exact(x) if abs(x) < 10_000 else short_count(x)
+    """A number on an axis: 0.003, 2.5, 850, 50,257, 125K, 3M."""
+    if abs(x) >= 100_000:
+        return short_count(x)
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"

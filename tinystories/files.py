@@ -11,7 +11,7 @@ from pathlib import Path
 from configurator import UserError
 
 
-def atomic_write(path: Path, *parts: bytes) -> None:
+def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
     Raises:
@@ -45,8 +45,8 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
     """Read a JSON object.
 
     Args:
-        is_valid: tells whether the object has the wanted shape; a KeyError or TypeError in it,
-            where entries are missing or of another type, means no.
+        is_valid: tells whether the object has the wanted shape; an exception that missing entries
+            or other types raise in it means no.
         advice: what to do about a damaged file, the end of the error message.
 
     Raises:
@@ -67,7 +67,7 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
 
 
 def replace_folder(built: Path, folder: Path) -> None:
-    """Put a folder that was built under a temporary name in its place, whole."""
+    """Put a built folder in place of `folder`; a crash in between leaves the old as .NAME.old."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -50,7 +50,7 @@ def prepare_for_generation(model: GPT, hardware: Hardware) -> GPT:
 
     In a lower precision the matrices are converted once; autocast would do so for every token. In
     float32 on a CPU they become column-major, with which one story is generated 1.3 times as fast.
-    Vectors and the position table stay in float32, and so do the sums between the layers.
+    Vectors and the position table stay in float32, and so does the residual stream.
     """
     in_float32 = hardware.dtype == torch.float32
     if in_float32 and hardware.device.type != "cpu":
@@ -79,7 +79,7 @@ def generate_stories(
     """Generate `count` stories in one batch that all begin with `prompt`.
 
     The prompt is preceded by end of text, as every story is in training. The same seed gives the
-    same stories.
+    same stories, if count and the other arguments are the same too.
 
     Args:
         model: in evaluation mode, or dropout stays active; faster from `prepare_for_generation`.
@@ -87,8 +87,8 @@ def generate_stories(
         max_chars: stop as soon as each story has ended or has that many generated characters.
 
     Yields:
-        the pieces that a new token adds, one per story. The last list, after the last token,
-        completes characters of which bytes are missing.
+        the pieces that a new token adds, one per story. At the end comes one more list, which
+        completes characters of which bytes are missing; not after max_chars.
     """
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(count)]

@@ -32,36 +32,34 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
     splits = data.meta["splits"] if data.meta else {}
     stories = {name: f", {splits[name]['stories']:,} stories" for name in splits}
     windows = s.batch_size * s.gradient_accumulation_steps
-    print_rank0(f"run: {s.out_dir} ({s.init_from})")
+    epoch = WindowSampler(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
+    lines = [f"run: {s.out_dir} ({s.init_from})"]
     if not data.meta:
-        print_rank0(f"{data.folder} has no meta.json; assuming GPT-2 token ids")
-    print_rank0(f"data: {s.dataset}, {len(data.train):,} tokens{stories.get('train', '')}")
-    print_rank0(f"validation: {len(data.val):,} tokens{stories.get('val', '')}")
-    print_rank0(f"vocabulary: {data.tokenizer.vocab_size:,} ids ({data.tokenizer.kind})")
-    print_rank0(
+        lines.append(f"{data.folder} has no meta.json; assuming GPT-2 token ids")
+    lines += [
+        f"data: {s.dataset}, {len(data.train):,} tokens{stories.get('train', '')}",
+        f"validation: {len(data.val):,} tokens{stories.get('val', '')}",
+        f"vocabulary: {data.tokenizer.vocab_size:,} ids ({data.tokenizer.kind})",
         f"model: {s.n_layer} layers, {s.n_head} heads, n_embd {s.n_embd}, "
-        f"window of {s.block_size} tokens, dropout {s.dropout}"
-    )
-    print_rank0(f"number of parameters: {model.count_parameters() / 1e6:.2f}M")
+        f"window of {s.block_size} tokens, dropout {s.dropout}",
+        f"number of parameters: {model.count_parameters() / 1e6:.2f}M",
+    ]
     for kind, params in zip(("decayed", "non-decayed"), model.param_groups(), strict=True):
         count = sum(p.numel() for p in params)
-        print_rank0(f"num {kind} parameter tensors: {len(params)}, with {count:,} parameters")
-    print_rank0(f"using fused AdamW: {optimizer.adamw.defaults['fused']}")
-    print_rank0(f"tokens per iteration will be: {windows * s.block_size:,}")
-    print_rank0(
+        lines.append(f"num {kind} parameter tensors: {len(params)}, with {count:,} parameters")
+    lines += [
+        f"using fused AdamW: {optimizer.adamw.defaults['fused']}",
+        f"tokens per iteration will be: {windows * s.block_size:,}",
         f"  = {s.batch_size} windows per micro-batch x {s.gradient_accumulation_steps} "
-        f"micro-batches x {s.block_size} tokens per window"
-    )
-    epoch = WindowSampler(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
-    if s.max_minutes is None:
-        print_rank0(f"{s.max_iters:,} steps = {s.max_iters / epoch:.3g} epochs")
-    else:
-        print_rank0(
-            f"as many steps as {s.max_minutes:g} minutes allow, at most {s.max_iters:,}; "
-            f"one epoch = {epoch:,.0f} steps"
-        )
+        f"micro-batches x {s.block_size} tokens per window",
+        f"{s.max_iters:,} steps = {s.max_iters / epoch:.3g} epochs"
+        if s.max_minutes is None
+        else f"as many steps as {s.max_minutes:g} minutes allow, at most {s.max_iters:,}; "
+        f"one epoch = {epoch:,.0f} steps",
+    ]
     if first_step:
-        print_rank0(f"continuing after step {first_step:,}")
+        lines.append(f"continuing after step {first_step:,}")
+    print_rank0("\n".join(lines))
 
 
 class RunLog:
@@ -71,20 +69,14 @@ class RunLog:
     that no step is in them twice.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        sizes: dict[str, int] | None = None,
-        wandb=None,
-        last_line: tuple[int, float] = (0, 0.0),
-    ):
+    def __init__(self, folder: Path, sizes: dict[str, int] | None = None, wandb=None):
         """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
 
         Args:
             wandb: a run that `open_wandb` opened, which gets the same rows.
-            last_line: windows and seconds of training at the last line of the table.
         """
-        self.folder, self.wandb, self.last_line = folder, wandb, last_line
+        self.folder, self.wandb = folder, wandb
+        self.last_line = (0, 0.0)  # windows and seconds of training at the last line of the table
         self.files = {name: open(folder / name, "ab") for name in FILES}
         for name, file in self.files.items():
             file.truncate(min(file.tell(), sizes[name]) if sizes else 0)
@@ -167,46 +159,35 @@ def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
         saved: the checkpoint that the run starts from.
     """
     folder = open_run_folder(s, tokenizer)
-    wandb = open_wandb(folder, vars(s), state.wandb_id) if s.wandb_log else None
+    wandb = open_wandb(s, folder, state.wandb_id) if s.wandb_log else None
     if wandb:
         state.wandb_id = wandb.id
-    sizes = saved["log_sizes"] if s.init_from == "resume" else None
-    return RunLog(folder, sizes, wandb, last_line=(state.windows, state.seconds))
+    log = RunLog(folder, saved["log_sizes"] if saved and s.init_from == "resume" else None, wandb)
+    log.last_line = (state.windows, state.seconds)
+    return log
 
 
-def training_bar(s, state) -> tqdm:
-    """A progress bar over the steps, or over the seconds of max_minutes; only on terminals."""
-    return tqdm(
-        total=round(60 * s.max_minutes) if s.max_minutes else s.max_iters,
-        initial=int(state.seconds) if s.max_minutes else state.step,
-        desc="training",
-        unit="s" if s.max_minutes else "step",
-        disable=None if RANK == 0 else True,
-    )
-
-
-def open_wandb(folder: Path, settings: dict, run_id: str | None):
-    """Open a run at Weights & Biases, or the one that has this id.
-
-    Raises:
-        UserError: wandb is not installed, or refuses.
-    """
+def open_wandb(s, folder: Path, run_id: str | None):
+    """Open a run at Weights & Biases, or the one that has this id; raises UserError if it fails."""
     try:
         import wandb
     except ImportError:
         raise UserError("wandb_log needs wandb: pip install wandb") from None
+    name = s.wandb_run_name or folder.name
+    options = {"id": run_id, "resume": "allow", "dir": folder, "config": vars(s)}
     try:
-        return wandb.init(
-            project=settings["wandb_project"],
-            name=settings["wandb_run_name"] or folder.name,
-            id=run_id,
-            resume="allow",
-            dir=folder,
-            config=settings,
-        )
+        return wandb.init(project=s.wandb_project, name=name, **options)
     except wandb.errors.Error as error:
         reason = " ".join(str(error).split())
         raise UserError(f"wandb_log: {reason}; WANDB_MODE=offline needs no account") from None
+
+
+def training_bar(s, state) -> tqdm:
+    """A progress bar over the steps, or over the seconds of max_minutes; only on terminals."""
+    steps = (s.max_iters, state.step, "step")
+    total, done, unit = (60 * s.max_minutes, state.seconds, "s") if s.max_minutes else steps
+    off = None if RANK == 0 else True
+    return tqdm(total=round(total), initial=int(done), desc="training", unit=unit, disable=off)
 
 
 def evaluation_line(row: dict) -> str:

@@ -74,7 +74,7 @@ class Window(NamedTuple):
     text: int  # index of the text
     start: int
     length: int
-    new: int  # predictions before this one were made by the window before
+    first_new: int  # the previous window made the predictions before this one
 
 
 def text_windows(texts: Sequence[np.ndarray], block_size: int) -> list[Window]:
@@ -106,7 +106,7 @@ def loss_per_text(
 
     Args:
         model: a GPT in evaluation mode.
-        texts: the ids of each text, two at least; a story begins with end of text.
+        texts: ids, at least two per text; a story begins with end of text.
         context_lengths: how many ids at the start of each text are read but do not count, >= 1.
         byte_lengths: UTF-8 bytes of each id, shape (V,).
     """
@@ -128,8 +128,8 @@ def loss_per_text(
             logits = model(x).flatten(0, 1)
         losses = F.cross_entropy(logits.float(), y.flatten(), ignore_index=-1, reduction="none")
         losses = losses.view_as(y).cpu().numpy()
-        for row, (text, start, length, new) in enumerate(batch):
-            nats[text][start + new : start + length] = losses[row, new:length]
+        for row, (text, start, length, first) in enumerate(batch):
+            nats[text][start + first : start + length] = losses[row, first:length]
     losses = []
     for ids, text_nats, context in zip(texts, nats, context_lengths, strict=True):
         total, text_bytes = text_nats[context - 1 :].sum(), byte_lengths[ids[context:]].sum()

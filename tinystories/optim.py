@@ -11,10 +11,10 @@ from tinystories.device import Hardware
 
 
 class Optimizer:
-    """What turns the gradients of a model into a step.
+    """AdamW, gradient clipping, GradScaler and the non-finite check in one.
 
     Attributes:
-        groups: the parameter groups; each has the peak of its own rate in "initial_lr".
+        groups: the parameter groups; each has its peak learning rate in "initial_lr".
         first_bad: step, rate, loss and gradient norm of the first step that was not finite.
     """
 

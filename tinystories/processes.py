@@ -90,28 +90,27 @@ class StopSignal:
     def listen(self) -> None:
         """Notice signals from now on.
 
-        Python runs handlers between two of its instructions, which a large step keeps apart for
-        seconds. A thread that waits for the signals' wake-up bytes notices them at once.
+        Python runs signal handlers between two of its instructions only, and one call of torch can
+        take seconds. A thread that reads the wake-up socket notices a signal at once.
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)
-        numbers = trapped_signals()
-        for number in numbers:
+        for number in trapped_signals():
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(writer.fileno())
-        threading.Thread(target=self._watch, args=(reader, writer), daemon=True).start()
+        self.writer = writer  # keep a reference: garbage collection would close it
+        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+        threading.Thread(target=self._watch, args=(reader, terminals), daemon=True).start()
 
-    def _watch(self, reader: socket.socket, writer: socket.socket) -> None:
-        # `writer` is an argument to keep a reference: it would be closed by garbage collection.
+    def _watch(self, reader: socket.socket, terminals: list[int]) -> None:
         hangup = getattr(signal, "SIGHUP", None)
         self.number = reader.recv(1)[0]
         if self.number == hangup:  # printing to the closed terminal would fail
-            for stream in (sys.stdout, sys.stderr):
-                if stream.isatty():
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            for descriptor in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         print_rank0("stopping and saving; press Ctrl-C again to quit immediately")
-        second_signal = hangup
-        while second_signal == hangup:
+        second_signal = 0
+        while second_signal in (0, hangup):
             second_signal = reader.recv(1)[0]
         os._exit(128 + second_signal)
 
@@ -145,10 +144,7 @@ class StopSignal:
 
 
 class ScriptRunner:
-    """Runs one script at a time, and forwards signals to it.
-
-    train.py saves and ends at the first signal, and ends at once at the second.
-    """
+    """Runs one script at a time, and forwards signals to it: train.py saves and ends at them."""
 
     def __init__(self, bar):
         self.bar = bar  # shows the last line of the script
@@ -163,12 +159,9 @@ class ScriptRunner:
             self.process.send_signal(number)
 
     def run(self, script: str, settings: dict, output: Path, *configs: str) -> str | None:
-        """Run a script to its end, and append what it prints to the file `output`.
+        """Run a script, and append what it prints to `output`; its last line where it failed.
 
         If this process is killed, the script ends at its next write (broken pipe).
-
-        Returns:
-            None if it succeeded, else its last line, which says why not.
         """
         options = [f"--{name}={value}" for name, value in settings.items()]
         last = ""

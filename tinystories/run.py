@@ -8,9 +8,9 @@
     samples.txt     one story per evaluation
     loss.png        the numbers of log.csv as curves
 
-A .pt file is what torch.save writes, with the SHA-256 of its bytes in the comment at the end of
-the zip archive that it is: `torch.load` reads it like any other, and `load_checkpoint` notices a
-single changed bit. Only tensors and plain values are ever read from it (weights_only).
+A .pt file is the zip archive that torch.save writes, with the SHA-256 of its bytes as the archive's
+comment: `torch.load` reads it like any other, and `load_checkpoint` notices a single changed bit.
+Only tensors and plain values are ever read from it (weights_only).
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
 
     Raises:
-        UserError: the file is missing, truncated, damaged, tampered with or of another origin.
+        UserError: the file is missing, truncated, damaged or not of this project.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
@@ -80,7 +80,7 @@ def load_checkpoint(path: Path) -> dict:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a crafted file can make the reader fail in any way it likes
         raise UserError(
-            f"{path} contains Python objects other than tensors; refused to load it"
+            f"{path} cannot be read as tensors and plain values; refused to load anything else"
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} has another format than this version reads")
@@ -137,7 +137,7 @@ def begin(settings, overrides: dict) -> tuple:
         the settings of the run, and the checkpoint that it starts from or None.
 
     Raises:
-        UserError: a run is in the way, there is none to resume, or the model's shape would change.
+        UserError: out_dir has a run, there is none to resume, or the model's shape would change.
     """
     folder = run_folder(settings.out_dir)
     if folder.exists() and not folder.is_dir():
@@ -197,7 +197,7 @@ def check_same_data(saved: dict, data: Dataset, resumed: bool) -> None:
 
 
 def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
-    """Make the run folder; remove the checkpoints of a run that is not resumed."""
+    """Make the run folder with its settings and tokenizer; a new run starts without checkpoints."""
     folder = run_folder(settings.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if settings.init_from != "resume":

@@ -18,8 +18,6 @@ from tinystories.stories.files import find_files, read_texts, short_name
 from tinystories.stories.hub import HubDataset, Part, download, hub_texts
 from tinystories.stories.storybook import stories
 
-STORYBOOK_COUNT = 50_000  # stories, unless --max_stories is given
-
 HUB = {
     "tinystories": HubDataset(
         "roneneldan/TinyStories",
@@ -52,7 +50,6 @@ HUB = {
     ),
 }
 NAMES = (*HUB, "storybook")
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,7 @@ class Source:
     readers: dict[str, Callable[[], Iterator[str]]]  # by split
 
     def stories(self, split: str) -> Iterator[str]:
-        """Stream the raw texts of a split, always in the same order, in bounded memory.
-
-        Raises:
-            UserError: the split holds no story, or a file is not what its extension says.
-        """
+        """Stream the raw texts of a split, in a fixed order; raises UserError if there is none."""
         text = None
         for text in self.readers[split]():
             yield text
@@ -89,31 +82,29 @@ def open_source(
     text_field: str | None = None,
     count: int | None = None,
 ) -> Source:
-    """Open a source by name or path; downloads what is missing of a source on the hub.
+    """Open a source; raises UserError for what the user can fix, as a missing file or network.
 
     Args:
-        source: a key of HUB, "storybook", a path, or a glob.
+        source: a key of HUB, whose files are downloaded if needed, "storybook", a path, or a glob.
         revision: branch, tag or commit of a source on the hub.
         val_source: path or glob of the validation stories, if `source` is a path.
-        val_fraction: without val_source, the fraction of stories for validation. A hash of the
-            text decides, so a story stays in its split when others are added.
+        val_fraction: the fraction of stories for validation if there is no val_source.
         text_field: column that holds the text; None: "text" or "story".
         count: number of stories in the storybook; None: 50,000.
-
-    Raises:
-        UserError: what the user can fix, from a misspelled path to a missing network.
     """
     if count is not None and source != "storybook":
         raise UserError("the number of stories can be chosen only for --source=storybook")
     if source in NAMES and (val_source is not None or text_field is not None):
         raise UserError(f"--val_source and --text_field go with files of your own, not {source}")
     if source in HUB:
-        return _open_hub(source, revision)
-    if val_source is None and not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
+        data = HUB[source]
+        commit, files = download(data, revision)
+        parts = data.splits.items()
+        readers = {split: partial(hub_texts, files[split], data.instruct, p) for split, p in parts}
+        return Source(source, data.repo, commit, data.instruct, files, readers)
     files, origin = {}, source
     if source == "storybook":
-        count = STORYBOOK_COUNT if count is None else count
+        count = 50_000 if count is None else count
         read, origin = partial(stories, count), f"storybook of {count:,} stories"
     else:
         paths = find_files(source, text_field, NAMES)
@@ -121,26 +112,16 @@ def open_source(
         files = {"train": paths, "val": val_paths}
         read = partial(read_texts, paths, text_field)
     if val_source is None:
-        readers = {split: partial(_filter_split, read, val_fraction, split) for split in SPLITS}
+        splits = ("train", "val")
+        readers = {split: partial(_filter_split, read, val_fraction, split) for split in splits}
     else:
-        readers = {split: partial(read_texts, files[split], text_field) for split in SPLITS}
+        readers = {split: partial(read_texts, files[split], text_field) for split in files}
     return Source(short_name(source), origin, None, False, files, readers)
-
-
-def _open_hub(name: str, revision: str) -> Source:
-    """A source in HUB, with all files at one commit."""
-    dataset = HUB[name]
-    commit, files = download(dataset, revision)
-    readers = {
-        split: partial(hub_texts, files[split], dataset.instruct, part)
-        for split, part in dataset.splits.items()
-    }
-    return Source(name, dataset.repo, commit, dataset.instruct, files, readers)
 
 
 def _filter_split(
     read: Callable[[], Iterator[str]], val_fraction: float, split: str
 ) -> Iterator[str]:
-    """The texts of a split, where a hash of each text decides to which it belongs."""
+    """The texts whose hash puts them in a split: a text stays there when others are added."""
     limit = int(val_fraction * 2**64)
     return (text for text in read() if (digest(text) < limit) == (split == "val"))

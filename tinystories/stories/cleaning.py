@@ -30,19 +30,15 @@ MIN_BYTES = 60  # UTF-8: about ten English words, or twenty Chinese characters
 def clean_story(
     text: str, *, repair_only: bool = False, instruct: bool = False
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Repair a story, or drop it if it is broken.
+    """The cleaned text and the RULES that changed it, or None and the rule that dropped it.
 
     Args:
-        text: one raw story or record.
         repair_only: drop only empty texts, as for validation, so that losses stay comparable with
             those that others measured on the same stories.
         instruct: header lines precede the story; they are repaired, but no rule drops them.
-
-    Returns:
-        the cleaned text and the RULES that changed it, or None and the rule that dropped it.
     """
     changed = []
-    for rule, repair in _REPAIRS:
+    for rule, repair in _REPAIRS.items():
         before, text = text, repair(text)
         if text != before:
             changed.append(rule)
@@ -55,10 +51,8 @@ def cleaned(
 ) -> Iterator[str]:
     """Clean the texts of a split, and drop training stories that came before.
 
-    Args:
-        val_keys: digests of the validation stories. Filled by split "val", which has to come
-            first; excluded from "train".
-        counts: incremented by rule, for each text that the rule changed or dropped.
+    `val_keys` are the digests of the validation stories: filled by split "val", which has to come
+    first, and excluded from "train". `counts` counts the texts that a rule changed or dropped.
     """
     keys = val_keys if split == "val" else set()
     for text in texts:
@@ -80,8 +74,7 @@ def digest(text: str) -> int:
     64 bits, since millions are held in memory. The probability that any two of n = 3 million
     different stories have the same hash is n² / 2⁶⁵ = 1 in 4 million (birthday bound).
     """
-    hashed = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(hashed, "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 # Repairs ------------------------------------------------------------------------------------
@@ -126,15 +119,13 @@ def _normalize_punctuation(text: str) -> str:
     Up to 1 in 200 other characters (a café, a heart) is normal in English. Texts with more keep
     their marks, which belong to their language, such as the dash that opens speech in Spanish.
     """
-    if text.isascii() or not _MARK.search(text):
-        return text
-    if len(_FOREIGN.findall(text)) * 200 > len(text):
+    plain = text.isascii() or not _MARK.search(text)
+    if plain or len(_FOREIGN.findall(text)) * 200 > len(text):
         return text
     return _PAUSE.sub(" - ", text).translate(_MARKS)
 
 
 _CONTROL = re.compile(r"[\0-\x09\x0b-\x1f\x7f]")  # in ASCII, without the line break
-_RUN = re.compile(f"[{_SPACES}]+")
 
 
 def _normalize_whitespace(text: str) -> str:
@@ -144,16 +135,15 @@ def _normalize_whitespace(text: str) -> str:
         if not untidy and text.strip() == text:
             return text
     text = re.sub("\r\n?|[\v\f\u2028\u2029]", "\n", text)
-    text = re.sub(" ?\n ?", "\n", _RUN.sub(" ", text))
+    text = re.sub(" ?\n ?", "\n", re.sub(f"[{_SPACES}]+", " ", text))
     return re.sub("\n{3,}", "\n\n", text).strip(" \n")
 
 
-# In this order, because repaired mojibake may be a curly quote or a no-break space.
-_REPAIRS = (
-    ("mojibake", _fix_mojibake),
-    ("punctuation", _normalize_punctuation),
-    ("spaces", _normalize_whitespace),
-)
+_REPAIRS = {  # in this order, since repaired mojibake may be a curly quote or a no-break space
+    "mojibake": _fix_mojibake,
+    "punctuation": _normalize_punctuation,
+    "spaces": _normalize_whitespace,
+}
 
 # Reasons to drop a story -------------------------------------------------------------------
 
@@ -216,8 +206,7 @@ def _ends_midway(story: str) -> bool:
     """Whether no mark, emoji or "The End" closes the last sentence."""
     story = story.rstrip(_CLOSERS)
     last = story[-1:]
-    if last in _ENDS or _THE_END.search(story):
-        return False
-    if "\u0e00" <= last <= "\u0eff":  # Thai and Lao end a sentence with a space
+    thai_or_lao = "\u0e00" <= last <= "\u0eff"  # they end a sentence with a space
+    if last in _ENDS or thai_or_lao or _THE_END.search(story):
         return False
     return last.isascii() or unicodedata.category(last) not in ("So", "Sk", "Mn", "Cf")

@@ -1,14 +1,12 @@
 """Stories from files: .txt with separators, .jsonl, .json, .csv and .parquet.
 
-All are read as streams, in bounded memory. What is wrong with a file raises UserError with the
-place in the file.
+Read as streams, in bounded memory. UserError gives the place of what is wrong in a file.
 """
 
 import codecs
 import csv
 import difflib
 import glob
-import itertools
 import json
 import os
 import re
@@ -24,16 +22,10 @@ CHUNK = 2**20  # bytes that are read at a time
 
 
 def find_files(source: str, text_field: str | None, known: Sequence[str]) -> tuple[Path, ...]:
-    """The files of a path or glob, in sorted order.
+    """The files of a path or glob, sorted; raises UserError for what cannot be read as stories.
 
-    Reads the beginning of each, so that mistakes show at once.
-
-    Args:
-        text_field: column that holds the text; None: "text" or "story".
-        known: names of other sources, for the error message.
-
-    Raises:
-        UserError: there is no such file, it cannot be read, or holds no stories.
+    Reads the beginning of each file, so that mistakes show at once. `known` are names of other
+    sources, for the error message.
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
@@ -45,19 +37,24 @@ def find_files(source: str, text_field: str | None, known: Sequence[str]) -> tup
         hint = f"did you mean {near[0]}?" if near else f"a source is a path or {', '.join(known)}"
         raise UserError(f"there is no file {source}; {hint}")
     try:
-        counts = [_count_up_to_two(read_texts([path], text_field)) for path in paths]
+        starts = [_first_texts(path, text_field) for path in paths]
     except OSError as error:  # no permission, a failing disk
         raise UserError(f"cannot read {error.filename or source}: {error.strerror}") from None
-    if not any(counts):
+    if not any(map(any, starts)):
         raise UserError(f"{source} holds no stories")
-    if paths[0].suffix.lower() == ".txt" and sum(counts) == 1:
+    if paths[0].suffix.lower() == ".txt" and sum(map(len, starts)) == 1:
         raise UserError(f"{source} is one single story; write a line {SEPARATOR} between stories")
     return paths
 
 
-def _count_up_to_two(texts: Iterator[str]) -> int:
-    """How many of the texts are not blank: 0, 1, or 2 for more."""
-    return sum(1 for _ in itertools.islice(filter(str.strip, texts), 2))
+def _first_texts(path: Path, text_field: str | None) -> list[bool]:
+    """For each of the first two texts, or as many as it takes to find a story: is it one?"""
+    found = []
+    for text in read_texts([path], text_field):
+        found.append(text.strip() != "")
+        if len(found) > 1 and any(found):
+            break
+    return found
 
 
 def short_name(source: str) -> str:
@@ -71,11 +68,7 @@ def short_name(source: str) -> str:
 
 
 def read_texts(paths: Iterable[Path], text_field: str | None = None) -> Iterator[str]:
-    """The texts of several files, one file after the other, each read by its extension.
-
-    Raises:
-        UserError: an unknown extension, or a file that is not what its extension says.
-    """
+    """The texts of files, one after the other; raises UserError for what cannot be read."""
     for path in paths:
         extension = path.suffix.lower()
         if extension not in READERS:
@@ -84,37 +77,28 @@ def read_texts(paths: Iterable[Path], text_field: str | None = None) -> Iterator
         yield from READERS[extension](path, text_field)
 
 
-# Text ---------------------------------------------------------------------------------------
-
-
-def _txt_texts(path: Path, _: str | None) -> Iterator[str]:
-    return split_stories(_decoded(path), path)
-
-
 def split_stories(pieces: Iterable[str], path: Path) -> Iterator[str]:
-    """Cut text at the separators, and remove one line break before and after each.
+    """Cut text, in pieces, at the separators, and remove one line break before and after each."""
+    for number, part in enumerate(_cut(pieces, SEPARATOR, path)):
+        story = part.removesuffix(SEPARATOR)
+        if not story.strip() and (number == 0 or not part.endswith(SEPARATOR)):
+            continue  # a file may begin or end with a separator
+        story = story[2:] if story.startswith("\r\n") else story.removeprefix("\n")
+        yield story[:-2] if story.endswith("\r\n") else story.removesuffix("\n")
 
-    Args:
-        pieces: the text, cut anywhere.
-        path: where it comes from, for the error message.
-    """
-    rest, first = "", True
+
+def _cut(pieces: Iterable[str], separator: str, path: Path) -> Iterator[str]:
+    """Cut text after each separator, which stays at the end of its part."""
+    rest = ""
     for piece in pieces:
-        *stories, rest = (rest + piece).split(SEPARATOR)
-        for story in stories:
-            if not first or story.strip():  # a file may begin with a separator
-                yield _unwrap(story)
-            first = False
+        *parts, rest = (rest + piece).split(separator)
+        for part in parts:
+            yield part + separator
         if len(rest) > MAX_CHARS:
-            raise UserError(f"{path} has {MAX_CHARS:,} characters without a line {SEPARATOR}")
-    if rest.strip():
-        yield _unwrap(rest)
-
-
-def _unwrap(story: str) -> str:
-    """The story without one line break at either end."""
-    story = story[2:] if story.startswith("\r\n") else story.removeprefix("\n")
-    return story[:-2] if story.endswith("\r\n") else story.removesuffix("\n")
+            missing = f"a line {separator.strip() or 'break'}"
+            raise UserError(f"{path} has {MAX_CHARS:,} characters without {missing}")
+    if rest:
+        yield rest
 
 
 def _decoded(path: Path) -> Iterator[str]:
@@ -134,39 +118,18 @@ def _decoded(path: Path) -> Iterator[str]:
                 return
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file, with their line breaks."""
-    rest = ""
-    for piece in _decoded(path):
-        *lines, rest = (rest + piece).split("\n")
-        for line in lines:
-            yield line + "\n"
-        if len(rest) > MAX_CHARS:
-            raise UserError(f"{path} has a line of more than {MAX_CHARS:,} characters; break it up")
-    if rest:
-        yield rest
-
-
-# Tables -------------------------------------------------------------------------------------
-
-
 def _json_texts(path: Path, text_field: str | None) -> Iterator[str]:
     """The texts of a file with one JSON value per line, or one JSON list: objects or strings."""
-    for place, row in _json_rows(path):
+    if next(_decoded(path)).lstrip().startswith("["):
+        unit, rows = "entry", enumerate(_loads("".join(_decoded(path)), path, 1), 1)
+    else:
+        lines = enumerate(_cut(_decoded(path), "\n", path), 1)
+        unit, rows = "line", ((n, _loads(line, path, n)) for n, line in lines if line.strip())
+    for number, row in rows:
+        place = f"{path}, {unit} {number:,}"
         if isinstance(row, dict):
             row = row[_column(row, text_field, place)]
         yield _text(row, place)
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, object]]:
-    """The values of a JSON file, each with its place for error messages."""
-    if next(_decoded(path)).lstrip().startswith("["):
-        for index, row in enumerate(_loads("".join(_decoded(path)), path, 1), 1):
-            yield f"{path}, entry {index:,}", row
-        return
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            yield f"{path}, line {number:,}", _loads(line, path, number)
 
 
 def _loads(text: str, path: Path, first_line: int) -> Any:
@@ -182,7 +145,7 @@ def _loads(text: str, path: Path, first_line: int) -> Any:
 def _csv_texts(path: Path, text_field: str | None) -> Iterator[str]:
     """The texts in a column of a CSV file, whose first line names the columns."""
     csv.field_size_limit(MAX_CHARS)
-    rows = csv.DictReader(_lines(path), strict=True)
+    rows = csv.DictReader(_cut(_decoded(path), "\n", path), strict=True)
     try:
         column = _column(rows.fieldnames or (), text_field, path)
         for row in rows:
@@ -211,13 +174,10 @@ def _parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
 def _column(names: Iterable[str], text_field: str | None, place: object) -> str:
     """The column that holds the text."""
     wanted = ("text", "story") if text_field is None else (text_field,)
-    for column in wanted:
-        if column in names:
-            return column
-    there = ", ".join(names) or "none"
-    raise UserError(
-        f"{place}: no column {' or '.join(wanted)}; name one with --text_field, there are: {there}"
-    )
+    if found := [column for column in wanted if column in names]:
+        return found[0]
+    hint = f"name one with --text_field, there are: {', '.join(names) or 'none'}"
+    raise UserError(f"{place}: no column {' or '.join(wanted)}; {hint}")
 
 
 def _text(value: object, place: object) -> str:
@@ -230,7 +190,7 @@ def _text(value: object, place: object) -> str:
 
 
 READERS = {
-    ".txt": _txt_texts,
+    ".txt": lambda path, _: split_stories(_decoded(path), path),
     ".jsonl": _json_texts,
     ".json": _json_texts,
     ".csv": _csv_texts,

@@ -3,7 +3,7 @@
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,16 +30,10 @@ class HubDataset(NamedTuple):
 
 
 def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[Path, ...]]]:
-    """Download the files of all splits, or take them from the cache.
+    """The commit and the files of each split, downloaded or from the cache; checks them.
 
-    Args:
-        revision: branch, tag or commit. Without the network, a branch is what it was last time.
-
-    Returns:
-        the commit, which is the same for all files, and the files by split.
-
-    Raises:
-        UserError: the files cannot be downloaded, or are incomplete or damaged.
+    Without the network, a branch is what it was last time. Raises UserError for files that cannot
+    be downloaded, or are incomplete or damaged.
     """
     from huggingface_hub import snapshot_download
 
@@ -56,21 +50,14 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
                 break
         shards = [int(n) for path in files[split] for n in re.findall(r"-of-(\d+)", path.name)]
         if len(files[split]) < max(shards, default=1):
-            raise UserError(
-                f"{repo} at {commit[:8]} lacks files like {part.patterns[0]} (there are "
-                f"{len(files[split])}); connect to the network to complete the cache, or choose "
-                "another --revision"
-            )
-    _check_undamaged({path for paths in files.values() for path in paths})
-    return commit, files
-
-
-def _check_undamaged(paths: Iterable[Path]) -> None:
-    """Raise UserError if a file in the cache has changed, which the hub's client does not check."""
-    for path in paths:
-        blob = path.resolve()  # large files are stored under their sha256
+            lack = f"lacks files like {part.patterns[0]} (there are {len(files[split])})"
+            advice = "connect to the network to complete the cache, or choose another --revision"
+            raise UserError(f"{repo} at {commit[:8]} {lack}; {advice}")
+    for path in {path for paths in files.values() for path in paths}:
+        blob = path.resolve()  # named by its sha256, which the hub's client does not check
         if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
             raise UserError(f"{path} is damaged; delete {blob} and run again")
+    return commit, files
 
 
 @contextmanager

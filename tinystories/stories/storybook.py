@@ -14,10 +14,10 @@ All random choices use `random.Random(str)` and its `random()`, which Python kee
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tinystories.stories.cast import ANIMALS, HABITS, PLACES, Person, Thing, table_rows
+from tinystories.stories.cast import ANIMALS, PLACE, TABLES, Person, Thing
 from tinystories.stories.world import Fact, World
 
 
@@ -32,85 +32,14 @@ class Story:
     facts: tuple[Fact, ...]
 
 
-# How stories begin and end ------------------------------------------------------------------
-
-
-def opening(w: World, *with_: str, sky: str = "", scene: bool = True) -> None:
-    """Introduce the hero and the place; `with_` may hold "friend" and "thing"."""
-    h = w.roles["h"]
-    habit, echo = w.pick(HABITS)
-    w.cast(habit=habit.format_map(w.roles), echo=echo, met="")
-    w.cast(day=(sky or w.pick(("sunny", "warm", "bright", "quiet"))) + w.fill(" [morning|day]"))
-    if w.random() < (0.4 if w.brief else 0.85):
-        w.cast(who=h)
-        w.say(
-            "Once upon a time, there was a [little|small|cheerful] {h.kind} named {h}. "
-            "{h.He} {habit}.",
-            "{h} was a [little|small|busy] {h.kind} who {habit}.",
-            "Not far from here lived {h.a} named {h}, who {habit}.",
-            "There was once {h.a} named {h}. {h.He} {habit}.",
-            "Let me tell you about {h}. {h.He} was a [little|young|merry] {h.kind} who {habit}.",
-        )
-        w.cast(met=echo)
-    else:
-        w.cast(who=h.full)
-    if scene:
-        w.cast(going=w.pick(("went", "walked", "ran", "skipped")))
-        going_out(w, "friend" in with_)
-    if "thing" in with_:
-        w.say(
-            "{h} had {t.a} and took it everywhere, even to [breakfast|bed].",
-            "{h} had {t.a} with {h.him}. It was {h.his} favorite thing[| in the world].",
-            "{h} had brought {t.a}, of course. {h.He} never went anywhere without it.",
-        )
-
-
-def going_out(w: World, friend: bool) -> None:
-    """The hero comes to the place, alone or with a friend."""
-    h = w.roles["h"]
-    if w.random() < 0.15:
-        w.note("speak", h)
-        w.write(w.fill('"What a {day}!" said {who}.'), h)
-        w.cast(who=h)
-    elif friend:
-        w.say(
-            "One {day}, {who} and {h.his} friend {f.full} {going} to {p}.",
-            "It was a {day}. {who} {going} to {p} with {h.his} friend {f.full}.",
-            "{who} and {h.his} friend {f.full} were {p.at}. It was a {day}.",
-        )
-        return
-    if friend:
-        w.say("{who} {going} to {p} with {h.his} friend {f.full}.")
-    else:
-        w.say(
-            "One {day}, {who} {going} to {p}." if w.speaker is None else "{who} {going} to {p}.",
-        )
-
-
-def closing(w: World, *endings: str, lesson: Sequence[str] = ()) -> None:
-    """End the story: perhaps a lesson, then a last sentence or the hero's habit."""
-    w.paragraph()
-    if lesson:
-        w.maybe(*lesson)
-    if w.roles["met"] and w.random() < 0.35:
-        w.say("{later}, " + w.roles["met"])
-    else:
-        w.say(w.pick(endings) if w.random() < 0.9 else "It was a day that {h} never forgot.")
-
-
-# Plots --------------------------------------------------------------------------------------
-
-
 def lost(w: World) -> None:
     """A small thing is lost; searching in the wrong spots fails, remembering helps."""
     h, f, p = w.hero(), w.friend(), w.somewhere(without="room")
     t = w.thing("small")
     spot, *wrong = w.some(p.spots, 3)
     near = "near the " + spot.split(" the ")[-1]
-    w.cast(h=h, f=f, p=p, t=t, s=spot, s1=wrong[0], s2=wrong[1], near=near)
-    w.scene(p, h, f)
-    w.own(h, t)
-    opening(w, "friend", "thing")
+    w.cast(h=h, f=f, t=t, s=spot, s1=wrong[0], s2=wrong[1], near=near)
+    w.opening(p, h, f, thing=t)
     w.say(
         "They [played tag|raced|danced] until their legs were tired, and then they sat down "
         "{near}.",
@@ -126,11 +55,9 @@ def lost(w: World) -> None:
     w.speak(h, "My {t} is gone!", "Oh no! I have lost my {t}!")
     w.chat(f, "Do not cry. I will help you look.", "Then we will look until we find it.")
     w.tries(
-        2,
         "they looked {s1} -> there was only [a sleepy beetle|some dust|an old leaf]",
         "{f} looked {s2} -> {f.he} found nothing but [a spider|a dry leaf|half a cookie]",
     )
-    w.paragraph()
     w.speak(f, "Where did you last have it?", "What did we do before it was gone?")
     w.say("{h} closed {h.his} eyes and thought [hard|for a long time].")
     w.speak(h, "We sat down {near}!", "I had it when we sat down {near}!")
@@ -143,8 +70,7 @@ def lost(w: World) -> None:
         w.say("{f} [picked it up and gave|handed] it to {h}.")
     w.feel("happy", h, f)
     w.chat(h, "You are the best friend in the world!", "Thank you for helping me think!")
-    closing(
-        w,
+    w.closing(
         "{h} held the {t} [tight|very tight] all the way home.",
         "From then on, {h} checked {h.his} {h.bag} [twice|three times] a day.",
         "And the hole in the {h.bag}? {h} closed it with a [big|strong] pin that very evening.",
@@ -161,10 +87,8 @@ def stuck_high(w: World) -> None:
     f = w.friend("flies climbs")
     p = w.somewhere("high out")
     t = w.thing("light", without="small")
-    w.cast(h=h, f=f, p=p, t=t, high=p.high)
-    w.scene(p, h, f)
-    w.own(h, t)
-    opening(w, "friend", "thing", sky="windy")
+    w.cast(h=h, f=f, t=t, high=p.high)
+    w.opening(p, h, f, thing=t, sky="windy")
     w.lose(h, t, f"on the {p.high}")
     w.paragraph()
     w.say(
@@ -176,13 +100,11 @@ def stuck_high(w: World) -> None:
     w.feel("sad", h)
     w.speak(h, "Come down, {t.name}!", "Oh no! How will I get it back?")
     w.tries(
-        2,
         "{h} jumped as high as {h.he} could -> the {high} was much higher",
         "{f} poked at it with a long stick -> the stick was too short",
         "{h} stood on the back of {f} -> they wobbled and fell down in a heap",
         "they asked the wind to blow it down -> the wind did not listen",
     )
-    w.paragraph()
     helper = w.animal("flies") if w.animals or w.random() < 0.6 else w.adult("tall")
     w.cast(g=helper)
     w.enter(helper)
@@ -199,8 +121,7 @@ def stuck_high(w: World) -> None:
     w.feel("happy", h, f)
     w.chat(h, "Thank you, {g}!", "Thank you! You are so kind, {g}!")
     w.maybe("{g} bowed. It was a very good bow.")
-    closing(
-        w,
+    w.closing(
         "On the way home, {h} held on to the {t}, and {f} held on to {h}.",
         "They all sat down under the {high} and laughed about the greedy wind.",
         "The wind blew again, but this time {h} was [ready|holding on].",
@@ -213,10 +134,8 @@ def floated(w: World) -> None:
     h, p = w.hero("swims"), w.somewhere("float")
     t = w.thing("floats")
     a = w.adult() if p.water == "sea" else w.animal("swims")
-    w.cast(h=h, p=p, t=t, a=a, water=p.water)
-    w.scene(p, h)
-    w.own(h, t)
-    opening(w, "thing")
+    w.cast(h=h, t=t, a=a, water=p.water)
+    w.opening(p, h, thing=t)
     w.say(
         "{h} put the {t} on the water, and it [floated|danced] like a [leaf|little duck].",
         "{h.He} let the {t} swim at the edge of the {water}, where the water was not deep.",
@@ -226,11 +145,11 @@ def floated(w: World) -> None:
     w.feel("sad", h)
     w.paragraph()
     w.tries(
-        2,
         "{h} reached out with a long stick -> the {t} was too far away",
         "{h} threw a stone behind it -> the splash only made {h.his} nose wet",
         "{h} walked into the water -> it was cold and soon too deep for {h.him}",
         "{h} blew and blew -> the {t} only turned around in a circle",
+        end=False,
     )
     w.chat(h, "Please come back!", "Now it will sail away to the end of the world.")
     w.paragraph()
@@ -256,8 +175,7 @@ def floated(w: World) -> None:
     )
     w.feel("happy", h, a)
     w.speak(h, "Thank you, {a}! Do you want to play with me?", "Come and play with me, {a}!")
-    closing(
-        w,
+    w.closing(
         "All afternoon, {h} pushed the {t} out and {a} brought it back. It was the best game ever.",
         "They tied a long string to the {t}, and it never sailed away again.",
         "When {h} went home at last, {h.he} had wet feet and a very big smile.",
@@ -269,10 +187,8 @@ def mended(w: World) -> None:
     """A toy breaks; string and honey do not hold it together, a patient adult mends it."""
     h = w.hero()
     p, t, g = w.somewhere("home" if not w.animals else ""), w.thing("toy breaks"), w.adult("mends")
-    w.cast(h=h, p=p, t=t, g=g)
-    w.scene(p, h)
-    w.own(h, t)
-    opening(w, "thing")
+    w.cast(h=h, t=t, g=g)
+    w.opening(p, h, thing=t)
     w.smash(h, t)
     w.paragraph()
     w.say(
@@ -284,13 +200,11 @@ def mended(w: World) -> None:
     w.feel("sad", h)
     w.maybe("{h} [looked at the pieces and began to cry|sat down, and a big tear rolled down].")
     w.tries(
-        2,
         "{h} tied the pieces together with string -> the string slipped off",
         "{h} stuck the pieces together with honey -> only a lot of ants liked that",
         "{h} pressed the pieces together and counted to ten -> they fell apart at eleven",
         "{h} told the pieces to hold hands -> they did not have any hands",
     )
-    w.paragraph()
     w.enter(g)
     w.say("{g} heard the noise and came to look.", "Then {g} came.")
     w.speak(g, "What happened here?", "Why are you so sad?")
@@ -310,8 +224,7 @@ def mended(w: World) -> None:
     )
     w.feel("happy", h)
     w.chat(h, "I like it even more now!", "Now it has a story to tell!")
-    closing(
-        w,
+    w.closing(
         "{h} never ran with the {t} again. {h.He} walked with it, [very slowly|like a king].",
         "And {g} got the biggest hug of the whole week.",
         "Every time {h} saw the thin line, {h.he} thought of {g} and smiled.",
@@ -323,10 +236,9 @@ def truth(w: World) -> None:
     """The hero breaks a borrowed thing and hides it, and feels bad until saying so."""
     h, f, p = w.hero(), w.friend(), w.somewhere(without="room")
     t, spot = w.thing("breaks"), w.pick(p.spots)
-    w.cast(h=h, f=f, p=p, t=t, s=spot)
-    w.scene(p, h, f)
+    w.cast(h=h, f=f, t=t, s=spot)
+    w.opening(p, h, f)
     w.own(f, t)
-    opening(w, "friend")
     w.say("{f} had brought {t.a}.", "{f} wanted to show {h} {t.a}.")
     w.speak(f, "You may hold it while I [get a drink|eat my lunch].", "Can you hold it for me?")
     w.give(f, t, h)
@@ -344,13 +256,11 @@ def truth(w: World) -> None:
     w.lose(h, t, spot)
     w.say("Quickly, {h} hid the pieces {s}.", "{h} looked around and hid the pieces {s}.")
     w.tries(
-        2,
         "{h} sang a happy song -> it did not sound happy at all",
         "{h} took a bite of a sweet cookie -> it tasted like sand",
         "{h} told {h.himself} that it did not matter -> {h.his} tummy knew better",
     )
     w.enter(f)
-    w.paragraph()
     w.say("Soon {f} came back.", "Then {f} came back and looked around.")
     w.speak(f, "Where is my {t}?")
     w.maybe("{h} looked at {h.his} feet. They could not help {h.him}.", "{h} turned very red.")
@@ -367,8 +277,7 @@ def truth(w: World) -> None:
         "It took a lot of glue and time, but then the {t} was whole again.",
     )
     w.feel("happy", h, f)
-    closing(
-        w,
+    w.closing(
         "{h} felt as light as a feather all the way home.",
         "And the next time {h} held the {t}, {h.he} sat down first.",
         "They were still friends, and maybe even better friends than before.",
@@ -379,13 +288,12 @@ def truth(w: World) -> None:
 def shared_bite(w: World) -> None:
     """The hero meets someone hungry and, after excuses, shares a treat; the sharing is repaid."""
     h, p, t = w.hero(), w.somewhere("out wild"), w.thing("food halves")
-    w.cast(h=h, p=p, t=t)
+    w.cast(h=h, t=t)
     w.place = p
     a, treat = w.animal("plants"), w.pick(("berries", "nuts", "cherries"))
     w.cast(a=a, treat=treat)
-    w.scene(p, h)
+    w.opening(p, h)
     w.own(h, t)
-    opening(w)
     w.say(
         "In {h.his} {h.bag} {h.he} had {t.a}. {h.He} had been looking forward to it all morning.",
         "{h.He} had {t.a} for lunch and could hardly wait to eat it.",
@@ -398,14 +306,12 @@ def shared_bite(w: World) -> None:
     w.speak(a, "I have not eaten anything today.", "That smells so good. I am so hungry.")
     w.maybe("{h} held the {t} a little tighter.", "{h} hid the {t} behind {h.his} back.")
     w.tries(
-        2,
         "{h} gave {a} a stick -> {a} only shook {a.his} head and coughed politely",
         "{h} gave {a} a round stone -> not even a hungry {a.kind} can eat a stone",
         "{h} told {a} a joke about soup -> it only made {a} more hungry",
         "{h} turned around so that {h.he} could not see {a} -> {h.he} could still hear a "
         "hungry tummy",
     )
-    w.paragraph()
     w.maybe("{h} looked at {a}, and then at the {t}.", "{h} thought about it for a moment.")
     w.speak(h, "One half for you and one half for me.", "Here, let us share it.")
     w.act(h, "share")
@@ -421,8 +327,7 @@ def shared_bite(w: World) -> None:
         if treat != "nuts"
         else "{a} pushed some leaves aside. Behind them lay a big pile of {treat}.",
     )
-    closing(
-        w,
+    w.closing(
         "They ate {treat} until they could only roll home.",
         "From that day on, {h} and {a} had lunch together every [day|week].",
         "{h} had come with one {t.name} and went home with a friend.",
@@ -430,32 +335,13 @@ def shared_bite(w: World) -> None:
     )
 
 
-# fear | place | failing attempts | the success in the end
-FEARS = """
-the tall slide | playground | {h} climbed halfway up -> {h.his} knees shook like pudding and \
-{h.he} climbed back down | {h} sat down, held on and let go. Whoosh! Down {h.he} went
-the dark attic | attic | {h} put one foot inside -> something creaked and {h.he} ran away \
-| {h} went in, step by step, and found out that the dark was only a room without a lamp
-the old bridge | river | {h} took three steps -> the bridge wobbled and {h.he} ran back \
-| {h} walked across, step by step, and the old bridge only said creak
-the cold water | lake | {h} put one toe in -> it was so cold that the toe came right out again \
-| {h} jumped in with a big splash, and after a moment it was not cold at all
-the big waves | beach | {h} walked up to the water -> a wave came and {h.he} ran away from it \
-| {h} stood still and let a wave come. It only tickled {h.his} feet
-the deep hay | barn | {h} stood at the edge, ready to jump -> {h.his} feet did not want to \
-| {h} jumped. Poof! It was like landing on a cloud
-"""
-FEAR_ROWS = tuple(tuple(row) for row in table_rows(FEARS))
-
-
 def brave(w: World) -> None:
     """The hero overcomes a fear: not alone, but with a friend and a trick."""
-    fear, where, attempt, success = w.pick(FEAR_ROWS)
+    fear, where, attempt, success = w.pick(TABLES["fears"])
     h, f = w.hero(animals=False), w.friend(animals=False)
-    p = next(place for place in PLACES if place.name == where)
-    w.cast(h=h, f=f, p=p, fear=fear)
-    w.scene(p, h, f)
-    opening(w, "friend")
+    p = PLACE[where]
+    w.cast(h=h, f=f, fear=fear)
+    w.opening(p, h, f)
     w.paragraph()
     w.say("{f} was having a lot of fun. But {h} was afraid of {fear}.")
     w.act(h, "face the fear")
@@ -463,13 +349,11 @@ def brave(w: World) -> None:
     w.speak(f, "Come on! It is fun!", "Are you coming, too?")
     w.speak(h, "Maybe tomorrow.", "I have to tie my shoe first.", "I will only watch.")
     w.tries(
-        2,
         attempt,
         "{h} closed {h.his} eyes to feel braver -> that made it even worse",
         "{h} tried to be as brave as a lion -> {h.he} felt like a very small lion",
         "{h} told {h.his} feet to be brave -> they did not listen",
     )
-    w.paragraph()
     w.say("{f} saw it and did not laugh. {f.He} came and sat down next to {h}.")
     w.speak(f, "I was scared the first time, too. Do you know what I did?")
     w.speak(h, "What did you do?")
@@ -483,8 +367,7 @@ def brave(w: World) -> None:
     w.say(success + ".")
     w.feel("happy", h)
     w.chat(h, "I did it!", "Again! Again!")
-    closing(
-        w,
+    w.closing(
         "{h} did it [nine|ten|twelve] more times, and then they had to go home for dinner.",
         "The next day, {h} saw a smaller child standing there. {h.He} knew just what to say.",
         "{h} was still a little bit afraid, but now {h.he} knew what to do about it.",
@@ -492,42 +375,17 @@ def brave(w: World) -> None:
     )
 
 
-# baby | its mother | her call
-BABIES = """
-duckling | duck  | Quack, quack
-kitten   | cat   | Meow, meow
-lamb     | sheep | Baa, baa
-chick    | hen   | Cluck, cluck
-puppy    | dog   | Woof, woof
-calf     | cow   | Moo, moo
-piglet   | pig   | Oink, oink
-foal     | horse | Neigh, neigh
-"""
-BABY_ROWS = tuple(tuple(row) for row in table_rows(BABIES))
-NOT_MINE = {
-    "duck": "My babies can swim.",
-    "cat": "My babies can climb.",
-    "sheep": "My babies have curls.",
-    "hen": "My babies say peep, peep.",
-    "dog": "My babies chew on shoes.",
-    "cow": "My baby has brown spots.",
-    "pig": "My babies have curly tails.",
-    "horse": "My baby has long legs.",
-}
-
-
 def little_one(w: World) -> None:
     """A baby animal looks for its mother; after two wrong ones, listening leads to her."""
-    (baby, mother, call), *others = w.some(BABY_ROWS, 3)
+    (baby, mother, call, _), *others = w.some(TABLES["babies"], 3)
     p = w.somewhere("farm out")
     h = w.hero(without="farm")
     b = Person(f"the {baby}", baby, "it")
-    mothers = [Person(f"the {kind}", kind, "she") for _, kind, _ in others]
+    answers = {Person(f"the {kind}", kind, "she"): answer for _, kind, _, answer in others}
     m = Person(f"the {mother}", mother, "she")
-    w.people += [b, m, *mothers]
-    w.cast(h=h, p=p, b=b, m=m, call=call, baby=baby)
-    w.scene(p, h)
-    opening(w)
+    w.people += [b, m, *answers]
+    w.cast(h=h, b=b, m=m, call=call, baby=baby)
+    w.opening(p, h)
     w.enter(b)
     w.act(b, "be lost")
     w.feel("sad", b)
@@ -538,14 +396,14 @@ def little_one(w: World) -> None:
     )
     w.speak(b, "I cannot find my mother.", "I ran after a butterfly, and now my mother is gone.")
     w.speak(h, "Then we will find her together.", "Do not be afraid. I will help you.")
-    for wrong in mothers:
+    for wrong, answer in answers.items():
         w.enter(wrong)
         w.paragraph()
         w.cast(x=wrong)
-        w.note("attempt", h, f"asked {wrong}", NOT_MINE[wrong.kind])
+        w.note("attempt", h, f"asked {wrong}", answer)
         w.say("{h} took the {baby} to {x}.", "Soon they met {x}.", "They walked on and met {x}.")
         w.speak(h, "Is this your baby?", "Did you lose a baby?")
-        w.speak(wrong, f"No, that one is not mine. {NOT_MINE[wrong.kind]}")
+        w.speak(wrong, f"No, that one is not mine. {answer}")
         w.leave(wrong)
     w.paragraph()
     w.say("{h} [sat down and thought|scratched {h.his} head].", "What could they do now?")
@@ -559,8 +417,7 @@ def little_one(w: World) -> None:
     w.say("They ran [over the grass|as fast as they could], and there was {m}!")
     w.say("The {baby} cuddled up to {m} and would not let go.")
     w.chat(m, "Thank you for bringing my little one back.", "Thank you, dear {h}.")
-    closing(
-        w,
+    w.closing(
         "{h} waved until they were out of sight. The {baby} waved back with its whole body.",
         "From then on, every time {h} came by, the {baby} ran up to say hello.",
         "And the {baby} never ran after a butterfly again. Well, not that day.",
@@ -572,10 +429,9 @@ def gift(w: World) -> None:
     """Every birthday present goes wrong, until the hero gives away a favorite thing."""
     h, f = w.hero(animals=False), w.friend(animals=False)
     p, t = w.somewhere("home", "farm out"), w.thing("toy", without="wear")
-    w.cast(h=h, f=f, p=p, t=t)
-    w.scene(p, h)
+    w.cast(h=h, f=f, t=t)
+    w.opening(p, h, scene=False)
     w.own(h, t)
-    opening(w, scene=False)
     w.say(
         "One day, {who} sat {p.at} and thought. Tomorrow was the birthday of {f}, "
         "and there was no present yet.",
@@ -587,14 +443,13 @@ def gift(w: World) -> None:
     w.chat(h, "What could I give to {f}?", "It has to be a very good present.")
     w.paragraph()
     w.tries(
-        w.pick((2, 3)),
         "{h} picked some flowers -> a goat ate them, one by one, and licked its lips",
         "{h} baked a little cake -> it came out of the oven as black as a boot",
         "{h} painted a picture of {f} -> the cat walked over it with wet feet",
         "{h} wrote a song for {f} -> it had only one word, and that word was soup",
         "{h} caught a butterfly -> it looked so sad that {h.he} let it go again",
+        count=w.pick((2, 3)),
     )
-    w.paragraph()
     w.say(
         "That night, {h} looked at {h.his} {t}. {h.He} had loved it for a long time. "
         "And then {h.he} knew.",
@@ -615,8 +470,7 @@ def gift(w: World) -> None:
     w.speak(h, "Yes. That is why I am giving it to you.", "I do. But I like you even more.")
     w.feel("happy", f)
     w.maybe("{f} hugged {h}, and then {f.he} hugged the {t}, and then {h} again.")
-    closing(
-        w,
+    w.closing(
         "They played with the {t} together until it was time for cake.",
         "And the best part was that {h} could come and play with the {t} every day.",
         "On the way home {h} had empty hands and a full heart.",
@@ -628,10 +482,9 @@ def rained_out(w: World) -> None:
     """Rain falls on a picnic; trees and umbrellas do not help, so they eat on the kitchen floor."""
     h, f = w.hero(animals=False), w.friend(animals=False)
     p, t, g = w.somewhere("soil high", "home"), w.thing("food baked"), w.adult("tall")
-    w.cast(h=h, f=f, p=p, t=t, g=g)
-    w.scene(p, h, f, g)
+    w.cast(h=h, f=f, t=t, g=g)
+    w.opening(p, h, f, g, scene=False)
     w.own(g, t)
-    opening(w, scene=False)
     w.say(
         "One {day}, {who}, {f} and {g} wanted to have a picnic {p.at}. {g} had made {t.a}.",
         "It was a {day}. {who} and {f} went to {p} for a picnic, and {g} brought {t.a}.",
@@ -646,7 +499,6 @@ def rained_out(w: World) -> None:
     w.feel("sad", h, f)
     w.speak(h, "Our picnic!", "Stop it, rain!", "Oh no! Everything is getting wet!")
     w.tries(
-        2,
         "they hid under the {p.high} -> the rain dripped through and ran down their necks"
         if "tree" in p.high
         else "they hid behind a wall -> the rain came from that side, too",
@@ -654,10 +506,8 @@ def rained_out(w: World) -> None:
         "{f} told the cloud to go away -> the cloud called two more clouds",
         "they held a blanket over their heads -> soon the blanket was as heavy as a cow",
     )
-    w.paragraph()
     w.speak(g, "Who says that a picnic needs grass?", "I have an idea. Follow me!")
-    kitchen = next(place for place in PLACES if place.name == "kitchen")
-    w.scene(kitchen, h, f, g)
+    w.scene(PLACE["kitchen"], h, f, g)
     w.say("They ran to the house with the {t.name}. {g} put a dry blanket on the kitchen floor.")
     w.maybe(
         "{h} [made a sun out of paper|put up a paper sun], and {f} [sang like a bird|buzzed like "
@@ -667,8 +517,7 @@ def rained_out(w: World) -> None:
     w.chat(f, "Now it is a real picnic!", "And there are no ants here!")
     w.eat(g, t)
     w.say("{g} cut the {t.name} into pieces, and they ate every crumb.")
-    closing(
-        w,
+    w.closing(
         "Outside it rained and rained, and nobody wanted it to stop.",
         "When the sun came out, they did not even see it.",
         "After that, they had a kitchen picnic every time it rained.",
@@ -676,28 +525,14 @@ def rained_out(w: World) -> None:
     )
 
 
-# noise | what it might be | an attempt | what it was
-NOISES = """
-Scratch, scratch | a monster with long claws | a hedgehog. It was looking for its dinner \
-in an old paper bag
-Crunch, crunch | a giant eating stones | {g}. {g.He} was eating cookies in the dark
-Tap, tap, tap | a ghost with cold fingers | a branch. It was knocking on the window in the wind
-Rumble, rumble | a dragon in the cellar | {f}'s tummy. There had been too little dinner in it
-Bump, bump | a robber in big boots | a kitten. It had an empty box on its head and could not see
-Hoo, hoo | a very sad ghost | an owl. It sat on the roof and looked as surprised as they did
-"""
-NOISE_ROWS = tuple(tuple(row) for row in table_rows(NOISES))
-
-
 def noise(w: World) -> None:
     """A noise at night is frightening in the dark, and harmless in the light of a lamp."""
     h, f = w.hero(animals=False), w.friend(animals=False)
     g = w.adult()
-    sound, guess, truth_ = w.pick(NOISE_ROWS)
-    p = next(place for place in PLACES if place.name == "bedroom")
-    w.cast(h=h, f=f, g=g, p=p, sound=sound, guess=guess, later="The next evening")
-    w.scene(p, h, f)
-    opening(w, scene=False)
+    sound, guess, truth_ = w.pick(TABLES["noises"])
+    p = PLACE["bedroom"]
+    w.cast(h=h, f=f, g=g, sound=sound, guess=guess, later="The next evening")
+    w.opening(p, h, f, scene=False)
     w.say(
         "One night, {f} [slept over|stayed] at the house of {who}. "
         "They whispered for a long time, and then the light went out.",
@@ -710,11 +545,11 @@ def noise(w: World) -> None:
     w.speak(h, "Did you hear that?", "What was that?")
     w.speak(f, "It must be {guess}!", "I think it is {guess}.")
     w.tries(
-        2,
         "they pulled the blanket over their heads -> the noise came under the blanket, too",
         "{h} put {h.his} fingers in {h.his} ears -> now {h.he} could hear it with {h.his} nose",
         "{f} told it to go away, please -> it did not know the word please",
         "they sang a loud song -> when the song was over, the noise was still there",
+        end=False,
     )
     w.write(f"{sound}!")
     w.paragraph()
@@ -731,8 +566,7 @@ def noise(w: World) -> None:
         w.speak(g, "Would you like some, too?", "Please do not tell anybody.")
     else:
         w.speak(f, "I was not scared. Only my knees were.", "That is the smallest monster ever!")
-    closing(
-        w,
+    w.closing(
         "Soon they were back in bed, and this time the only noise was a snore.",
         "Then they went back to bed and slept until the sun came up.",
         "After that, the dark was only dark, and {h} slept very well.",
@@ -740,21 +574,12 @@ def noise(w: World) -> None:
     )
 
 
-PLANTS = {
-    "sunflower": "taller than {h}",
-    "bean": "as high as the fence",
-    "pumpkin": "too big to carry",
-    "strawberry": "full of sweet red berries",
-}
-
-
 def seed(w: World) -> None:
     """A seed does not grow faster for what the hero tries; waiting helps."""
     h, p, g = w.hero(), w.somewhere("soil"), w.adult("grows")
-    plant = w.pick(tuple(PLANTS))
-    w.cast(h=h, g=g, p=p, plant=plant, later="One evening")
-    w.scene(p, h, g)
-    opening(w)
+    plant, size = w.pick(TABLES["plants"])
+    w.cast(h=h, g=g, plant=plant, later="One evening")
+    w.opening(p, h, g)
     w.say("{g} was there, too, and gave {h.him} a tiny {plant} seed.")
     w.speak(g, "Put it in the ground, give it water and wait.")
     w.say("{h} made a hole, put in the seed and [covered it up|patted the ground].")
@@ -768,14 +593,13 @@ def seed(w: World) -> None:
     w.feel("cross", h)
     w.chat(h, "Hurry up, seed!", "Why are you so slow?")
     w.tries(
-        w.pick((2, 3)),
         "{h} gave the seed some of {h.his} soup -> seeds do not like soup",
         "{h} dug up the seed to look at it -> it looked just the same, only colder",
         "{h} danced around it -> nothing grew but {h.his} thirst",
         "{h} shouted at the ground -> only a worm came out to see who was so loud",
         "{h} read a story to it -> it slept right through the story",
+        count=w.pick((2, 3)),
     )
-    w.paragraph()
     w.enter(g)
     w.say("{g} came by and saw {h.his} long face.", "Then {g} sat down next to {h.him}.")
     w.speak(h, "It does not work!", "I think my seed is broken.")
@@ -788,9 +612,8 @@ def seed(w: World) -> None:
     w.act(h, "see a leaf")
     w.feel("happy", h)
     w.chat(h, "It said hello!", "Look, {g}! It is here!")
-    w.say(f"The {plant} grew and grew. By the end of summer, it was {PLANTS[plant]}.")
-    closing(
-        w,
+    w.say(f"The {plant} grew and grew. By the end of summer, it was {size}.")
+    w.closing(
         "{h} kept one seed from it. {h.He} knew now how to wait for the next one.",
         "{h} showed it to everyone who came by, even to the worm.",
         lesson=("Good things take their time.",),
@@ -800,23 +623,22 @@ def seed(w: World) -> None:
 def bake(w: World) -> None:
     """Baking fails twice, each time for a simple reason, and then succeeds."""
     h = w.hero(animals=False)
-    p = next(place for place in PLACES if place.name == "kitchen")
+    p = PLACE["kitchen"]
     t, g, f = w.thing("food baked"), w.adult("bakes"), w.friend(animals=False)
-    w.cast(h=h, p=p, t=t, g=g, f=f)
-    w.scene(p, h, g)
-    opening(w)
+    w.cast(h=h, t=t, g=g, f=f)
+    w.opening(p, h, g)
     w.speak(h, "I want to bake {t.a} all by myself!", "May I bake {t.a} for {f}?")
     w.speak(g, "Go ahead. I will sit here and watch.", "Very well. Call me if you need help.")
     w.paragraph()
     w.act(h, "bake badly")
     w.tries(
-        2,
         "{h} put in three spoons of salt -> it should have been sugar, and the first bite was "
         "awful",
         "{h} put the dough in the oven and began to play -> when {h.he} came back, it was as "
         "black as coal",
         "{h} forgot the flour -> the dough ran over the table and dripped on {h.his} feet",
         "{h} put in a whole egg with its shell -> it crunched when {h.he} tried it",
+        end=False,
     )
     w.feel("sad", h)
     w.chat(h, "I will never be a baker.", "Why does it not work?")
@@ -838,8 +660,7 @@ def bake(w: World) -> None:
     w.give(h, t, f)
     w.say("{h} handed {f} the {t.name}, and {f} cut it into three pieces.")
     w.eat(f, t)
-    closing(
-        w,
+    w.closing(
         "They ate it while it was still warm, and there was not a crumb left for the mouse.",
         "{f} ate {f.his} piece and asked for one more, and that was the best prize of all.",
         "And the first try? Even the birds said no, thank you.",
@@ -854,9 +675,8 @@ def unstuck(w: World) -> None:
     tiny = w.animal("tiny")
     snack = w.thing("food halves")
     hole = w.pick(("the mud", "a hole in the fence", "a narrow gate", "an old barrel"))
-    w.cast(h=h, f=f, p=p, a=a, x=tiny, t=snack, hole=hole)
-    w.scene(p, h, f)
-    opening(w, "friend")
+    w.cast(h=h, f=f, a=a, x=tiny, t=snack, hole=hole)
+    w.opening(p, h, f)
     w.enter(a)
     w.feel("sad", a)
     w.paragraph()
@@ -866,13 +686,12 @@ def unstuck(w: World) -> None:
     )
     w.speak(a, "I cannot move at all!", "I only wanted to see what was there. Help!")
     w.tries(
-        w.pick((2, 3)),
         "{h} pulled with all {h.his} might -> {a} did not move",
         "{h} pulled {a}, and {f} pulled {h} -> they all fell down, and only {a} stayed where "
         "{a.he} was",
         "{f} pushed from behind -> {f.he} only got a very red face",
+        count=w.pick((2, 3)),
     )
-    w.paragraph()
     w.enter(tiny)
     w.own(tiny, snack)
     w.say(
@@ -895,8 +714,7 @@ def unstuck(w: World) -> None:
     w.feel("happy", a, h, f)
     w.maybe("And the {t.name} was gone in one bite.")
     w.chat(a, "Thank you! And that was delicious.", "That was the best help I ever ate!")
-    closing(
-        w,
+    w.closing(
         "{h} laughed and clapped for {x}, who took a very small bow.",
         "From then on, when something was hard, they all asked {x} first.",
         "{a} never went near {hole} again, but {a.he} thought about that {t.name} for weeks.",
@@ -910,11 +728,9 @@ def shiny(w: World) -> None:
     t, other = w.thing("shiny"), w.thing("shiny")
     crow = next(animal for animal in ANIMALS if animal.name == "Jet")
     w.people.append(crow)
-    w.cast(h=h, p=p, t=t, o=other, a=crow, high=p.high)
-    w.scene(p, h)
-    w.own(h, t)
+    w.cast(h=h, t=t, o=other, a=crow, high=p.high)
+    w.opening(p, h, thing=t)
     w.own(h, other)
-    opening(w, "thing")
     w.lose(h, t, "beside a stone")
     w.enter(crow)
     w.take(crow, t)
@@ -930,13 +746,11 @@ def shiny(w: World) -> None:
     w.speak(h, "That is mine! Give it back!", "Please give me back my {t}!")
     w.speak(crow, "But it shines so nicely!", "No. I found it, and I like it.")
     w.tries(
-        2,
         "{h} waited for {a} to come down -> {a} was in no hurry",
         "{h} tried to climb up -> {h.he} slid down again at once",
         "{h} said that the {t} was not even pretty -> {a} could see that it was",
         "{h} began to sing, very badly -> {a} liked it and asked for more",
     )
-    w.paragraph()
     w.say(
         "{h} sat down and thought. Then {h.he} felt something else in {h.his} {h.bag}. "
         "It was {o.a}."
@@ -952,8 +766,7 @@ def shiny(w: World) -> None:
     )
     w.feel("happy", h, crow)
     w.speak(crow, "I never wanted to make you sad. I only like things that shine.")
-    closing(
-        w,
+    w.closing(
         "From then on, {h} brought {a} something shiny every week, and {a} told {h} the news.",
         "High up on the {high}, the {o} shone like a star all evening.",
         "{h} went home with the {t}, and {a} flew home with the {o}. Both were happy.",
@@ -961,45 +774,18 @@ def shiny(w: World) -> None:
     )
 
 
-# skill | place | three attempts | the success in the end
-SKILLS = """
-ride a bike | park | {h} pushed off -> {h.he} forgot to steer and rode into a bush; \
-{h} held on very tight -> {h.he} forgot to push with {h.his} feet and tipped over; \
-{h} looked at {h.his} feet -> then {h.he} could not see the road | \
-{h} rode around the fountain, and the wind blew in {h.his} hair
-whistle | meadow | {h} blew as hard as {h.he} could -> it only made {h.his} cheeks hurt; \
-{h} blew very softly -> nothing came out but air; \
-{h} tried it with a mouth full of bread -> that was a mistake | \
-{h} made a small, clear sound, and a bird in the sky answered
-jump rope | yard | {h} jumped too early -> the rope hit {h.his} toes; \
-{h} jumped too late -> the rope caught {h.his} foot; \
-{h} closed {h.his} eyes to listen to the rope -> it came faster than it sounded | \
-{h} jumped seven times, then eight, then nine
-walk on two hands | meadow | {h} kicked up {h.his} legs -> {h.he} fell over like a log; \
-{h} put {h.his} hands in the grass -> a beetle tickled {h.him} and {h.he} had to laugh; \
-{h} took one step -> {h.his} arms bent and {h.his} nose landed in the clover | \
-{h} took three steps on {h.his} hands before {h.he} sat down
-skip a stone | lake | {h} threw a big stone -> it sank with a loud plop; \
-{h} threw a stone very hard -> it flew right over a frog and into the reeds; \
-{h} threw a round stone -> round stones do not skip | \
-{h} took a flat stone. It jumped once, twice, three times over the water
-"""
-SKILL_ROWS = tuple(tuple(row) for row in table_rows(SKILLS))
-
-
 def learn(w: World) -> None:
     """The hero learns a skill; each attempt fails for a reason, practice helps."""
-    skill, where, attempts, success = w.pick(SKILL_ROWS)
+    skill, where, attempts, success = w.pick(TABLES["skills"])
     h, f = w.hero(animals=False), w.friend(animals=False)
-    p = next(place for place in PLACES if place.name == where)
-    w.cast(h=h, f=f, p=p, skill=skill)
-    w.scene(p, h, f)
-    opening(w, "friend")
+    p = PLACE[where]
+    w.cast(h=h, f=f, skill=skill)
+    w.opening(p, h, f)
     w.say("{f} could {skill}, and {h} wanted to learn it, too.")
     w.speak(h, "That looks easy!", "Let me try it!")
     w.paragraph()
     w.say("But it was not easy at all.", "It was not as easy as it looked.")
-    w.tries(w.pick((2, 3)), *attempts.split("; "))
+    w.tries(*attempts.split("; "), count=w.pick((2, 3)), end=False)
     w.feel("cross", h)
     w.speak(h, "I will never learn it!", "I give up! It is silly anyway!")
     w.maybe("{h} sat down with {h.his} back to {f}.")
@@ -1015,8 +801,7 @@ def learn(w: World) -> None:
     w.feel("happy", h, f)
     w.chat(h, "Did you see that?", "I can do it! I can do it!")
     w.speak(f, "I knew it! That was wonderful!")
-    closing(
-        w,
+    w.closing(
         "{h} did it all the way to dinner time, and in {h.his} dreams, too.",
         "The next week, {h} showed it to a little boy. He fell, and {h} helped him up.",
         "{h} had two dirty knees and the biggest smile in town.",
@@ -1028,10 +813,8 @@ def newcomer(w: World) -> None:
     """A newcomer is shy; loud greetings fail, playing quietly nearby helps."""
     h, f = w.hero(), w.friend()
     p, t = w.somewhere("out"), w.thing("toy pair")
-    w.cast(h=h, f=f, p=p, t=t)
-    w.scene(p, h)
-    w.own(h, t)
-    opening(w, "thing")
+    w.cast(h=h, f=f, t=t)
+    w.opening(p, h, thing=t)
     w.enter(f)
     w.paragraph()
     w.act(f, "come new")
@@ -1044,13 +827,11 @@ def newcomer(w: World) -> None:
     w.speak(h, "Hello! I am {h}. Do you want to play?", "Hello! What is your name?")
     w.say("The {f.kind} did not say a word.", "But the {f.kind} only looked away.")
     w.tries(
-        2,
         "{h} made a funny face -> the new {f.kind} hid {f.his} own face",
         "{h} sang {h.his} loudest song -> the new {f.kind} covered {f.his} ears",
         "{h} danced like a chicken -> the new {f.kind} took a step back",
         "{h} told a long joke -> {h.he} forgot the end of it",
     )
-    w.paragraph()
     w.say(
         "So {h} tried something else. {h.He} sat down, not too near, and played quietly with "
         "the {t}. {h.He} left a place free next to {h.him}.",
@@ -1066,8 +847,7 @@ def newcomer(w: World) -> None:
     w.say("When it was time to go, {f} gave the {t} back.")
     w.speak(f, "Will you be here tomorrow?", "See you tomorrow?")
     w.speak(h, "Yes! And the day after tomorrow, too.", "Of course! I will save you a place.")
-    closing(
-        w,
+    w.closing(
         "The next day, {f} was there first, and now it was {h} who had to run.",
         "Soon {f} was so loud that {h} had to laugh.",
         "And that is how {h} and {f} became friends.",
@@ -1079,10 +859,9 @@ def heavy(w: World) -> None:
     """A thing is too heavy to carry, but round things roll and others slide."""
     h, f, p = w.hero(), w.friend(), w.somewhere("out soil")
     g, t = w.adult(), w.thing("heavy", without="cold")
-    w.cast(h=h, f=f, g=g, p=p, t=t)
-    w.scene(p, h)
+    w.cast(h=h, f=f, g=g, t=t)
+    w.opening(p, h)
     w.own(h, t)
-    opening(w)
     w.say(
         "There {h} found {t.a}. It had no owner, and it would be a wonderful gift for {g}.",
         "There lay {t.a}. {g} had told {h.him} to bring it home.",
@@ -1091,11 +870,11 @@ def heavy(w: World) -> None:
     w.say("But the {t.name} was very heavy.", "But it was not a light {t.name}.")
     w.act(h, "try to lift")
     w.tries(
-        2,
         "{h} tried to lift it -> only {h.his} own feet left the ground",
         "{h} pulled it with a rope -> the rope broke and {h.he} sat down with a bump",
         "{h} asked it nicely to come along -> it was not that kind of {t.name}",
         "{h} tried to carry it on {h.his} back -> it was as heavy as an elephant",
+        end=False,
     )
     w.feel("sad", h)
     w.enter(f)
@@ -1118,8 +897,7 @@ def heavy(w: World) -> None:
     w.say("At last they rolled it up to {g}.", "So they brought it to {g}, who was very surprised.")
     w.chat(g, "How did two little ones move such a heavy {t.name}?", "Did a giant help you?")
     w.speak(f, "We did not carry it. We thought about it!", "It walked. Well, almost.")
-    closing(
-        w,
+    w.closing(
         "{g} laughed and gave each of them a big hug and a small cookie.",
         "That night, {h} and {f} both dreamed that they were rolling down a hill.",
         "Then they all sat down on the {t.name} and looked at the sky."
@@ -1133,10 +911,8 @@ def turns(w: World) -> None:
     """Two friends fight over a toy until it falls into the mud, then invent a game for both."""
     h, f, p = w.hero(), w.friend(), w.somewhere("soil")
     t = w.thing("toy pair")
-    w.cast(h=h, f=f, p=p, t=t)
-    w.scene(p, h, f)
-    w.own(h, t)
-    opening(w, "friend", "thing")
+    w.cast(h=h, f=f, t=t)
+    w.opening(p, h, f, thing=t)
     w.paragraph()
     w.say("Both of them wanted to play with the {t}.", "But there was only one {t.name}.")
     w.speak(f, "Now it is my turn!", "Let me have it now!")
@@ -1149,12 +925,10 @@ def turns(w: World) -> None:
     w.feel("cross", h, f)
     w.maybe("{h} sat down on one side of the mud and {f} on the other side. Nobody talked.")
     w.tries(
-        2,
         "{h} tried to play alone -> it is no fun to hide when nobody looks for you",
         "{f} told a joke to a tree -> the tree did not laugh",
         "they played a game of being quiet -> that game had no winner",
     )
-    w.paragraph()
     w.maybe("A frog came out of the mud, looked at them and went back in.")
     w.act(h, "think it over")
     w.feel("sorry", h, f)
@@ -1173,8 +947,7 @@ def turns(w: World) -> None:
     )
     w.give(f, t, h)
     w.say("In the end, {f} handed the {t} back to {h}.")
-    closing(
-        w,
+    w.closing(
         "And they never pulled at it again. Well, almost never.",
         "It was such a good game that they played it again the next day, and the next.",
         "{h} and {f} went home side by side, and a little muddy.",

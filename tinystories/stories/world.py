@@ -21,6 +21,7 @@ from tinystories.stories.cast import (
     CHILDREN,
     HABITATS,
     PLACES,
+    TABLES,
     THING_ROWS,
     Person,
     Place,
@@ -73,11 +74,7 @@ def _pieces(template: str) -> tuple[tuple[str, ...], ...]:
 def with_traits(pool: tuple, traits: str, without: str) -> tuple:
     """The items of a pool that have all traits in `traits` and none of those in `without`."""
     need, never = set(traits.split()), set(without.split())
-
-    def marks(item) -> frozenset[str]:
-        return item[2] if isinstance(item, tuple) else item.traits
-
-    return tuple(item for item in pool if need <= marks(item) and not never & marks(item))
+    return tuple(item for item in pool if need <= item.traits and not never & item.traits)
 
 
 class World:
@@ -143,7 +140,7 @@ class World:
     def thing(self, traits: str, without: str = "", look: str = "") -> Thing:
         """A thing with these traits that is not yet in the story."""
         names = [thing.name for thing in self.things]
-        rows = [row for row in with_traits(THING_ROWS, traits, without) if row[0] not in names]
+        rows = [row for row in with_traits(THING_ROWS, traits, without) if row.name not in names]
         name, looks, marks = self.pick(rows)
         self.things.append(Thing(name, look or self.pick(looks), marks))
         return self.things[-1]
@@ -323,11 +320,88 @@ class World:
         else:
             self.write(f'{who} {verb}{manner}, "{line}"', who)
 
-    def tries(self, count: int, *attempts: str) -> None:
-        """Write `count` attempts, each given as "what was done -> why it failed"."""
+    def tries(self, *attempts: str, count: int = 2, end: bool = True) -> None:
+        """Write `count` attempts, each given as "what was done -> why it failed".
+
+        They end the paragraph, unless `end` is False.
+        """
         count = max(1, count - 1) if self.brief else count
         for number, attempt in enumerate(self.some(attempts, count)):
             done, why = attempt.split(" -> ")
             order = self.pick((("First, ", ""), ("Then ", "Next, "), ("After that, ",))[number])
             self.note("attempt", self.roles["h"], done, why)
             self.say(f"{order}{done}, but {why}.", f"{order}{done}. But {why}.")
+        if end:
+            self.paragraph()
+
+    # How stories begin and end
+
+    def opening(
+        self, place: Place, *who: Person, thing: Thing | None = None, sky="", scene=True
+    ) -> None:
+        """Open the first scene with these people in it, and introduce the hero, who comes first.
+
+        Args:
+            thing: what the hero has, to be introduced too.
+            sky: the weather, "" for a random one.
+            scene: whether to say that the hero, perhaps with a friend, comes to the place.
+        """
+        h = who[0]
+        self.scene(place, *who)
+        habit, echo = self.pick(TABLES["habits"])
+        self.cast(habit=habit.format_map(self.roles), echo=echo, met="")
+        sky = sky or self.pick(("sunny", "warm", "bright", "quiet"))
+        self.cast(day=sky + self.fill(" [morning|day]"))
+        if self.random() < (0.4 if self.brief else 0.85):
+            self.cast(who=h)
+            self.say(
+                "Once upon a time, there was a [little|small|cheerful] {h.kind} named {h}. "
+                "{h.He} {habit}.",
+                "{h} was a [little|small|busy] {h.kind} who {habit}.",
+                "Not far from here lived {h.a} named {h}, who {habit}.",
+                "There was once {h.a} named {h}. {h.He} {habit}.",
+                "Let me tell you about {h}. {h.He} was a [little|young|merry] {h.kind} who "
+                "{habit}.",
+            )
+            self.cast(met=echo)
+        else:
+            self.cast(who=h.full)
+        if scene:
+            self._going_out(h, friend=self.roles.get("f") in who)
+        if thing:
+            self.own(h, thing)
+            self.say(
+                "{h} had {t.a} and took it everywhere, even to [breakfast|bed].",
+                "{h} had {t.a} with {h.him}. It was {h.his} favorite thing[| in the world].",
+                "{h} had brought {t.a}, of course. {h.He} never went anywhere without it.",
+            )
+
+    def _going_out(self, h: Person, friend: bool) -> None:
+        """The hero comes to the place, alone or with a friend."""
+        self.cast(going=self.pick(("went", "walked", "ran", "skipped")))
+        if self.random() < 0.15:
+            self.note("speak", h)
+            self.write(self.fill('"What a {day}!" said {who}.'), h)
+            self.cast(who=h)
+            with_friend = " with {h.his} friend {f.full}" if friend else ""
+            self.say("{who} {going} to {p}" + with_friend + ".")
+        elif friend:
+            self.say(
+                "One {day}, {who} and {h.his} friend {f.full} {going} to {p}.",
+                "It was a {day}. {who} {going} to {p} with {h.his} friend {f.full}.",
+                "{who} and {h.his} friend {f.full} were {p.at}. It was a {day}.",
+            )
+        else:
+            self.say("One {day}, {who} {going} to {p}.")
+
+    def closing(self, *endings: str, lesson: Sequence[str] = ()) -> None:
+        """End the story: perhaps a lesson, then a last sentence or the hero's habit."""
+        self.paragraph()
+        if lesson:
+            self.maybe(*lesson)
+        if self.roles["met"] and self.random() < 0.35:
+            self.say("{later}, " + self.roles["met"])
+        elif self.random() < 0.9:
+            self.say(self.pick(endings))
+        else:
+            self.say("It was a day that {h} never forgot.")
