@@ -116,11 +116,7 @@ def main(s: Settings) -> None:
 
 
 def run_names(s: Settings) -> list[str]:
-    """The runs to evaluate, each once.
-
-    Raises:
-        UserError: no run is named, and there is none.
-    """
+    """The runs to evaluate, each once; raises UserError if none is named and there is none."""
     if s.compare is None:
         return [s.out_dir or newest_run()]
     names = filter(None, map(str.strip, s.compare.split(",")))
@@ -156,10 +152,8 @@ def print_leak(s: Settings) -> None:
 def evaluate(subject: Subject) -> dict:
     """Measure what the settings ask for, except what evaluation.json has with the same key.
 
-    It is written after each part, so that nothing is lost when a later one fails.
-
-    Returns:
-        "run", which says which model it is, and the result of each part.
+    It is written after each part, so that nothing is lost when a later one fails. The result has
+    "run", which says which model it is, and an entry for each part.
     """
     s, path = subject.settings, subject.folder / RESULT
     cached = read_results(path, subject.info)
@@ -205,7 +199,7 @@ def is_cached(part: str, result: dict, key: dict) -> bool:
 
 def print_table(evaluated: dict[str, dict]) -> None:
     """Print a column for each run, and one for real stories, or several where data differ."""
-    names = distinct_names([run_folder(name) for name in evaluated])
+    names = distinct_names(list(map(run_folder, evaluated)))
     by_heading = dict(zip(names, evaluated.values(), strict=True))
     columns = {name: run_rows(r["run"]) | column(r) for name, r in by_heading.items()}
     real = {name: real_column(result) for name, result in by_heading.items()}

@@ -13,7 +13,6 @@ from itertools import chain, permutations
 
 Words = Sequence[str]
 
-BLEU_N = 4  # words in the longest n-gram of BLEU
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -38,7 +37,7 @@ def ngrams(story: Words, n: int) -> Iterator[tuple[str, ...]]:
 def distinct(stories: Iterable[Words], n: int) -> float | None:
     """distinct-n: different n-grams of all stories / all n-grams (Li et al. 2016, section 5.2).
 
-    It falls with the length of the text, so compare it between the same number of stories.
+    It falls with the length of the text: compare equal numbers of stories.
     """
     counts = Counter(chain.from_iterable(ngrams(story, n) for story in stories))
     return len(counts) / counts.total() if counts else None
@@ -61,7 +60,7 @@ def bleu(story: Words, reference: Words) -> float:
     if not story:
         return 0.0
     logs = []
-    for n in range(1, BLEU_N + 1):
+    for n in range(1, 5):
         own, other = Counter(ngrams(story, n)), Counter(ngrams(reference, n))
         added = int(n > 1)
         common, count = (own & other).total() + added, own.total() + added
@@ -69,7 +68,7 @@ def bleu(story: Words, reference: Words) -> float:
             return 0.0
         logs.append(math.log(common / count))
     log_brevity_penalty = min(0.0, 1 - len(reference) / len(story))
-    return math.exp(sum(logs) / BLEU_N + log_brevity_penalty)
+    return math.exp(sum(logs) / 4 + log_brevity_penalty)
 
 
 def self_bleu(
@@ -78,15 +77,9 @@ def self_bleu(
     """Similarity of the stories of a group: the mean BLEU of one of them against another.
 
     The idea of Self-BLEU (Zhu et al. 2018, section 3.3); pairwise, as in Shen et al. 2019, it does
-    not grow with the number of stories.
-
-    Args:
-        groups: stories to be compared with each other, like those with the same prompt.
-        pairs: about as many ordered pairs are sampled, evenly from the groups. 2,000 give a
-            standard error below 0.001: among real stories the standard deviation is 0.03.
-
-    Returns:
-        the mean, and the number of pairs.
+    not grow with the number of stories. About `pairs` ordered pairs are sampled, evenly from the
+    groups: 2,000 give a standard error below 0.001, since the standard deviation among real
+    stories is 0.03. Returns the mean, and the number of pairs.
     """
     rng = random.Random(seed)
     pairs_per_group = -(-pairs // max(1, len(groups)))

@@ -59,15 +59,18 @@ def measure(subject: Subject) -> dict:
     """Generate stories for all prompts, write them to the run folder, and measure them."""
     count = subject.settings.samples_per_prompt
     generated = generate_for_prompts(subject)
-    lines = []
-    for prompt, continuation, ended in generated:
-        row = {"beginning": prompt, "story": prompt + continuation, "ended": ended}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    lines = [
+        json.dumps({"beginning": p, "story": p + text, "ended": ended}, ensure_ascii=False) + "\n"
+        for p, text, ended in generated
+    ]
     atomic_write(subject.folder / STORIES, "".join(lines).encode())
     stories = [diversity.words(story.continuation) for story in generated]
     groups = [stories[first : first + count] for first in range(0, len(stories), count)]
     self_bleu, pairs = diversity.self_bleu(groups)
-    vocabulary = training_vocabulary(subject)
+    vocabulary = None
+    if subject.data:
+        training = subject.data.train.stories(subject.tokenizer)
+        vocabulary = diversity.vocabulary(progress(training, "words of the training text", "story"))
     real = [diversity.words(story) for story in real_stories(subject, len(generated))]
     real_stats = {"stories": len(real)} | word_stats(real, vocabulary) if real else None
     return {
@@ -145,14 +148,6 @@ def read_generated(folder: Path) -> list[GeneratedStory]:
         GeneratedStory(row["beginning"], row["story"][len(row["beginning"]) :], row["ended"])
         for row in lines
     ]
-
-
-def training_vocabulary(subject: Subject) -> set[str] | None:
-    """All words of the training stories; None without the dataset."""
-    if subject.data is None:
-        return None
-    stories = subject.data.train.stories(subject.tokenizer)
-    return diversity.vocabulary(progress(stories, "words of the training text", "story"))
 
 
 def real_stories(subject: Subject, count: int) -> list[str]:

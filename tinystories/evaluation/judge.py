@@ -105,15 +105,18 @@ def grade(
     """
     path, reason, failures = folder / "judgements.jsonl", None, 0
     prompts = [prompt(*story) for story in stories]
-    answers = read_answers(path, judge.model)  # by prompt
-    new = [text for text in dict.fromkeys(prompts) if text not in answers]
+    asked = [json.dumps([judge.model, text]) for text in prompts]
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in asked]
+    answers = read_answers(path)
+    new = {key: text for key, text in zip(keys, prompts, strict=True) if key not in answers}
     pool = ThreadPoolExecutor(workers)
-    requests = {pool.submit(judge.ask, text): text for text in new}
+    requests = {pool.submit(judge.ask, text): key for key, text in new.items()}
 
     def keep(future: Future) -> None:
-        text = requests.pop(future)
-        answers[text] = future.result()
-        append_answer(path, judge.model, text, answers[text])
+        key = requests.pop(future)
+        answers[key] = future.result()
+        row = {"key": key, "model": judge.model, "prompt": new[key], "answer": answers[key]}
+        append_line(path, row)
 
     try:
         for future in progress(as_completed(requests), "judge", "story", total=len(new)):
@@ -130,7 +133,7 @@ def grade(
         for future in list(requests):
             if not (future.cancelled() or future.exception()):
                 keep(future)
-    return summary([answers.get(text) for text in prompts]), reason
+    return summary(list(map(answers.get, keys))), reason
 
 
 def summary(answers: Sequence[str | None]) -> dict:
@@ -164,32 +167,24 @@ def read_grades(answer: str) -> dict | None:
     return parsed if valid and parsed.get("age_group") in tuple(AGE_GROUPS) else None
 
 
-def answer_key(model: str, prompt: str) -> str:
-    """What an answer is found by in judgements.jsonl."""
-    return hashlib.sha256(json.dumps([model, prompt]).encode()).hexdigest()
-
-
-def read_answers(path: Path, model: str) -> dict[str, str]:
-    """A model's answers in a file of JSON lines, by prompt; empty if there is no file."""
+def read_answers(path: Path) -> dict[str, str]:
+    """The answers in a file of JSON lines, by their key; empty if there is no file."""
     answers = {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
-            prompt, answer = row["prompt"], row["answer"]
-            if isinstance(answer, str) and row["key"] == answer_key(model, prompt):
-                answers[prompt] = answer
-        except (ValueError, KeyError, TypeError):
+            if isinstance(row["answer"], str):
+                answers[row["key"]] = row["answer"]
+        except (ValueError, LookupError, TypeError):
             continue  # cut short by a crash: the judge is asked again
     return answers
 
 
-def append_answer(path: Path, model: str, prompt: str, answer: str) -> None:
-    """Add an answer to the file, on a line of its own even after one that a crash cut short."""
-    key = answer_key(model, prompt)
-    row = json.dumps({"key": key, "model": model, "prompt": prompt, "answer": answer})
+def append_line(path: Path, row: dict) -> None:
+    """Add a row to the file, on a line of its own even after one that a crash cut short."""
     with open(path, "a+b") as file:
         file.seek(max(0, file.tell() - 1))
-        file.write(b"\n" * (file.read(1) not in (b"", b"\n")) + row.encode() + b"\n")
+        file.write(b"\n" * (file.read(1) not in (b"", b"\n")) + json.dumps(row).encode() + b"\n")
 
 
 class Judge:

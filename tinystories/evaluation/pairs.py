@@ -30,11 +30,7 @@ class MinimalPair:
 
 
 def read_pairs(path: str | Path = PAIRS) -> list[MinimalPair]:
-    """Read minimal pairs: one JSON object per line with the fields of MinimalPair.
-
-    Raises:
-        UserError: a file that cannot be read or has no pair; a line that is not a pair.
-    """
+    """Minimal pairs from JSON lines; raises UserError for a bad file, and names a bad line."""
     pairs = []
     for number, line in numbered_lines(path, "minimal pair"):
         try:

@@ -31,11 +31,7 @@ OLD_NAMES = {  # of entries, in files of earlier versions
 
 
 def read_results(path: Path, info: dict) -> dict:
-    """The result of each part in evaluation.json; none if it is about another model than `info`.
-
-    Raises:
-        UserError: it cannot be read, or is not a JSON object.
-    """
+    """The result of each part in evaluation.json; none if it is about another model than `info`."""
     try:
         stored = read_json(path, rename, "delete it to measure again")
     except FileNotFoundError:

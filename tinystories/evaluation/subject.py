@@ -73,11 +73,7 @@ class Subject:
 
 
 def open_subject(settings: Any, name: str) -> Subject:
-    """Load a run's model, and open the data that it was trained on.
-
-    Raises:
-        UserError: a missing or damaged folder or file, or a dataset with another tokenizer.
-    """
+    """Load a run's model, and open its data; raises UserError if they are damaged or differ."""
     folder = run_folder(name)
     model, tokenizer, state = load_model(folder, settings.checkpoint)
     hardware = select_hardware(settings.device, settings.dtype)
@@ -102,8 +98,7 @@ def open_subject(settings: Any, name: str) -> Subject:
 def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | None:
     """The named dataset, or the one that the run in `folder` was trained on; None if it is missing.
 
-    Raises:
-        UserError: the named dataset is missing, or the dataset is damaged.
+    Raises UserError if the named one is missing, or either is damaged.
     """
     if dataset is None:
         if not (folder / "config.json").is_file():
