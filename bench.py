@@ -56,6 +56,8 @@ class Settings(RangedSettings):
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # autocast; weights: float32
     compile: bool | Literal["auto"] = "auto"  # torch.compile in training
+    peer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: as in nanoGPT's README
+    peer_compile: bool | Literal["auto"] = "auto"  # auto: on CUDA, as in its README
 
     def __post_init__(self):
         super().__post_init__()
@@ -190,7 +192,8 @@ def training(s: Settings, program: str, hardware: device.Hardware, folder: Path)
     else:
         model, hardware = nanogpt_model(s, hardware)
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), where.type)
-        compiled: Any = torch.compile(model) if where.type == "cuda" else model  # as by default
+        wanted = where.type == "cuda" if s.peer_compile == "auto" else s.peer_compile
+        compiled: Any = torch.compile(model) if wanted else model
         x, y = torch.randint(s.vocab_size, (2, s.batch_size, s.block_size), device=where)
 
     def train_step() -> None:
@@ -220,6 +223,8 @@ def training(s: Settings, program: str, hardware: device.Hardware, folder: Path)
             row["matrix multiplication, TFLOP/s"] = ceiling / 1e12
             flops = speed * r.raw_model.flops_per_token()
             row["training, % of that (MFU)"] = 100 * flops / ceiling
+            if peak := hardware.peak_flops():
+                row["training, % of the data sheet (MFU)"] = 100 * flops / peak
         yield row
 
 
@@ -297,7 +302,8 @@ def nanogpt_model(s: Settings, hardware: device.Hardware) -> tuple[Any, device.H
     except (OSError, KeyError, AttributeError, TypeError, ImportError) as error:
         raise UserError(f"peer={s.peer} is not a nanoGPT checkout: {error}") from None
     torch.backends.cuda.matmul.allow_tf32 = True  # as in its train.py
-    dtype = torch.bfloat16 if hardware.device.type == "cuda" else torch.float32
+    natural = "bfloat16" if hardware.device.type == "cuda" else "float32"
+    dtype = device.DTYPES[natural if s.peer_dtype == "auto" else s.peer_dtype]
     return model.to(hardware.device), replace(hardware, dtype=dtype)
 
 
