@@ -14,8 +14,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import platform
-import re
 import runpy
 import statistics
 import sys
@@ -89,7 +87,7 @@ def main(s: Settings) -> None:
     if s.compare:
         earlier = medians(read_json(Path(s.compare), medians, "python bench.py writes one"))
     hardware = device.select_hardware(s.device, s.dtype)
-    machine = describe_machine(hardware)
+    machine = device.describe_machine(hardware)
     print("\n".join(f"{name}: {text}" for name, text in machine.items()))
     print(f"\n{'':36}{'median':>10}{'min':>10}{'max':>10}" + "    new/old" * bool(earlier))
     results = {}
@@ -109,19 +107,6 @@ def main(s: Settings) -> None:
 def medians(saved: dict) -> dict[str, float]:
     """The medians in a bench.json by row."""
     return {name: float(row["median"]) for name, row in saved["results"].items()}
-
-
-def describe_machine(hardware: device.Hardware) -> dict[str, str]:
-    """What the numbers depend on."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, IndexError):  # on Linux this file has the full name
-        cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))[0]
-    return {
-        "processor": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        **dict(reason.split(": ", 1) for reason in hardware.reasons),
-        "versions": f"{platform.platform()}, python {platform.python_version()}, "
-        f"torch {torch.__version__}, tiktoken {tiktoken.__version__}",
-    }
 
 
 def measure(part: str, s: Settings, hardware: device.Hardware) -> Iterator[tuple[str, list[float]]]:

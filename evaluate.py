@@ -146,9 +146,6 @@ def print_leak(s: Settings) -> None:
     print(memorization.leak_table(stories, data))
 
 
-# Results ------------------------------------------------------------------------------------
-
-
 def evaluate(subject: Subject) -> dict:
     """Measure what the settings ask for, except what evaluation.json has with the same key.
 
@@ -192,9 +189,6 @@ def is_cached(part: str, result: dict, key: dict) -> bool:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return False
     return True
-
-
-# What is shown ------------------------------------------------------------------------------
 
 
 def print_table(evaluated: dict[str, dict]) -> None:

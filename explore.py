@@ -52,9 +52,6 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters, with apostrophe
 CAPITALIZED_INSIDE = re.compile(r"(?<=[a-zß-öø-ÿ,] )[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]+")
 
 
-# Tokens -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Split:
     """Token statistics of one .bin."""
@@ -115,9 +112,6 @@ def windows_by_stories(ends: np.ndarray, length: int, block_size: int) -> np.nda
     widths = np.diff(positions[order], append=num_windows)
     counts = np.bincount(stories, weights=widths, minlength=MAX_STORIES_PER_WINDOW + 1)
     return counts[1:].astype(np.int64)
-
-
-# Words --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -221,9 +215,6 @@ def compute_stats(s: Settings) -> DatasetStats:
     by_size = bytes_by_vocab_size(trained, val_stories)
     own = bytes_per_token(tokenizer, val_stories)
     return DatasetStats(data, train, val, sample, by_size, own, windows)
-
-
-# Summary and plots --------------------------------------------------------------------------
 
 
 def summary(stats: DatasetStats) -> str:

@@ -78,9 +78,6 @@ class Trial:
         return outcome | {"run": self.folder.name} | self.swept
 
 
-# Which trials there are ---------------------------------------------------------------------
-
-
 def parse_command_line(argv: list[str]) -> tuple[Settings, list[str], dict[str, list | tuple]]:
     """The sweep's own settings, the config files, and the values of all other settings."""
     sweep_settings, configs, values = {}, [], {}
@@ -208,9 +205,6 @@ def open_sweep_folder(folder: Path, fixed: dict, overwrite: bool) -> None:
         raise UserError(f"{folder} exists and is not a sweep; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, fixed)
-
-
-# Running and results ----------------------------------------------------------------------
 
 
 def check_validation(datasets: set[str]) -> None:

@@ -24,9 +24,6 @@ SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each
 CHUNK = 2**22  # ids that are read at a time
 
 
-# Writing ------------------------------------------------------------------------------------
-
-
 class SplitWriter:
     """A context manager that writes one split's .bin, and counts what goes in."""
 
@@ -84,9 +81,6 @@ def read_meta(folder: Path) -> dict | None:
         return read_json(folder / "meta.json", is_valid, "prepare the dataset again")
     except FileNotFoundError:
         return None
-
-
-# Reading ------------------------------------------------------------------------------------
 
 
 class TokenFile:

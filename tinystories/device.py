@@ -2,10 +2,13 @@
 
 import contextlib
 import ctypes
+import os
+import platform
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,6 +86,19 @@ def select_hardware(
     name = str(precision).removeprefix("torch.")
     reasons = (f"device: {selected} ({why_device})", f"precision: {name} ({why_dtype})")
     return Hardware(selected, precision, reasons)
+
+
+def describe_machine(hardware: Hardware) -> dict[str, str]:
+    """What the speed of a program depends on, in words."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):  # on Linux this file has the full name
+        cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))[0]
+    versions = f"python {platform.python_version()}, torch {torch.__version__}"
+    return {
+        "processor": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        **dict(reason.split(": ", 1) for reason in hardware.reasons),
+        "versions": f"{platform.platform()}, {versions}",
+    }
 
 
 def tune_malloc() -> None:

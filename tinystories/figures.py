@@ -138,9 +138,6 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
         _legend_above(axes, columns=3)
 
 
-# Parts of plots -----------------------------------------------------------------------------
-
-
 @contextmanager
 def saved_figure(path: Path, height: float) -> Iterator[Figure]:
     """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end."""
@@ -210,9 +207,6 @@ def curve(axes: Axes, title: str, units: tuple[str, str], x: np.ndarray, y: np.n
     axes.plot(x, y, marker="o" if len(x) <= 20 else "", markersize=4, color=BLUE)
     _value_axis(axes, x, max_labels=7)
     axes.set(title=title, xlabel=units[0], ylabel=units[1], ylim=(0, None))
-
-
-# Helpers ------------------------------------------------------------------------------------
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:

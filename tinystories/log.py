@@ -5,6 +5,7 @@ import io
 import os
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -174,7 +175,7 @@ def open_wandb(s, folder: Path, run_id: str | None):
     except ImportError:
         raise UserError("wandb_log needs wandb: pip install wandb") from None
     name = s.wandb_run_name or folder.name
-    options = {"id": run_id, "resume": "allow", "dir": folder, "config": vars(s)}
+    options: dict[str, Any] = {"id": run_id, "resume": "allow", "dir": folder, "config": vars(s)}
     try:
         return wandb.init(project=s.wandb_project, name=name, **options)
     except wandb.errors.Error as error:

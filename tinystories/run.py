@@ -46,9 +46,6 @@ def newest_run() -> str:
     return saved[-1].parent.relative_to(ROOT).as_posix()
 
 
-# Checkpoints --------------------------------------------------------------------------------
-
-
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint so that a crash at any instant leaves the old file or the new one."""
     buffer = io.BytesIO()
@@ -105,9 +102,6 @@ def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dic
     model = GPT(GPTConfig(**state["model_config"]))
     model.load_state_dict(state["model"])
     return model.eval(), tokenizer, state
-
-
-# How a run begins ---------------------------------------------------------------------------
 
 
 def read_config(folder: Path) -> dict:

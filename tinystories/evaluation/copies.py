@@ -115,9 +115,6 @@ def _excerpt(text: str, start: int, end: int) -> str:
     return " ".join(pieces[first : last + 1]) if end > start else ""
 
 
-# Words as numbers ---------------------------------------------------------------------------
-
-
 class _Vocabulary(dict):
     """The words of some texts, numbered from 1 by falling frequency; all other words are 0.
 
@@ -214,9 +211,6 @@ class _Search:
                 best = np.flatnonzero(length == longest[text])[::-1]  # the first is assigned last
                 end[text[best]] = (j + length - texts.starts[text])[best]
         return longest, end
-
-
-# The two searches ---------------------------------------------------------------------------
 
 
 class _NearestSearch(_Search):
@@ -326,9 +320,6 @@ class _LeakSearch(_Search):
         return found
 
 
-# N-grams of words ---------------------------------------------------------------------------
-
-
 def _ngram_hashes(words: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield n, the next n, and the hashes of all n-grams, uint64, for n = 1, 2, 3, 5, 8, 13, ...
 
@@ -376,9 +367,6 @@ def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, posit
         times = count[part]
         nth = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         yield np.repeat(i[part], times), positions[np.repeat(first[part], times) + nth]
-
-
-# Scanning train.bin -------------------------------------------------------------------------
 
 
 _search: Any = None  # of a process, sent to it once, not once per chunk

@@ -22,7 +22,7 @@ from statistics import fmean
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from configurator import UserError
+from configurator import ROOT, UserError
 from tinystories.evaluation.generation import read_generated, stories_key
 from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
@@ -38,21 +38,7 @@ MAX_CONSECUTIVE_FAILURES = 10  # after which the endpoint is considered down, or
 
 # The example is not valid JSON on purpose: an answer that repeats it must not count as grades.
 # Answers are cached by the prompt: another wording would ask for all of them again.
-PROMPT = """\
-A pupil was given the beginning of a story and wrote how it goes on. Three asterisks, ***, stand \
-where the pupil's part begins; they do not belong to the story.
-
-{beginning}***{continuation}
-
-Judge the pupil's part in a few sentences. Is the language correct? Are there ideas that the \
-beginning did not hold? Does it fit the beginning, and first of all the sentence that may have \
-been broken off there? Does what happens make a whole story?
-
-Then grade it for grammar, creativity, consistency with the beginning, and plot, each with a \
-number from 1 (worst) to 10 (best), and guess the pupil's age group: {age_groups}.
-
-Let the last line of your answer hold these as JSON, a number for each N and a letter for X:
-{{"grammar": N, "creativity": N, "consistency": N, "plot": N, "age_group": "X"}}"""
+PROMPT = (ROOT / "prompts" / "judge.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
 class RequestFailed(Exception):

@@ -77,8 +77,6 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-# Repairs ------------------------------------------------------------------------------------
-
 # UTF-8 read as Windows-1252 shows as a letter from Â to ô, followed by what its continuation
 # bytes (80 to BF) look like in it. Bytes read as Latin-1 show as C1 control characters.
 _TAIL = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
@@ -144,8 +142,6 @@ _REPAIRS = {  # in this order, since repaired mojibake may be a curly quote or a
     "punctuation": _normalize_punctuation,
     "spaces": _normalize_whitespace,
 }
-
-# Reasons to drop a story -------------------------------------------------------------------
 
 _STORY = re.compile(r"^Story:", re.MULTILINE)
 _HEADER = re.compile(r"(?:Words|Features|Summary|Random sentence):")
