@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Fraction, Name, Range
+from tinystories.ranges import Count, FractionBelow1, Name, Range
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Settings(RangedSettings):
     n_layer: Count = 6  # blocks of attention and MLP
     n_head: Count = 6  # attention heads; must divide n_embd
     n_embd: Count = 384  # embedding dimension
-    dropout: Fraction = 0.0  # in training
+    dropout: FractionBelow1 = 0.0  # in training
     # Generation and preparing
     max_new_tokens: Count = 200  # per story
     text: str | None = None  # .txt to prepare; None: 20,000 storybook stories

@@ -154,22 +154,20 @@ def check(settings: type, values: dict, source: str) -> dict:
 
 def help_text(settings: type) -> str:
     """A command's docstring, then its settings with their defaults, comments and ranges."""
-    width = shutil.get_terminal_size((80, 24)).columns
     lines = [(sys.modules[settings.__module__].__doc__ or "").strip(), ""]
     kinds = typing.get_type_hints(settings, include_extras=True)
     for name, text in _fields_with_comments(settings):
         if not name:
             lines.append(f"{text}:")
             continue
-        declared = allowed_range(kinds[name])
-        if declared and declared.type is not str:
+        if (declared := allowed_range(kinds[name])) and declared.type is not str:
             text += f" ({declared.range})"
         elif typing.get_origin(kinds[name]) is typing.Literal:
             text += f" ({_describe(kinds[name])})"
         left = f"  --{name}={getattr(settings, name)}"
         left = left.ljust(max(32, len(left) + 2))
         options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}
-        lines += textwrap.wrap(left + text, width, **options)
+        lines += textwrap.wrap(left + text, shutil.get_terminal_size().columns, **options)
     return "\n".join(lines)
 
 

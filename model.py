@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from configurator import RangedSettings, UserError
-from tinystories.ranges import Count, Fraction
+from tinystories.ranges import Count, FractionBelow1
 
 # The network --------------------------------------------------------------------------------
 
@@ -31,16 +31,13 @@ class GPTConfig(RangedSettings):
     n_layer: Count = 6
     n_head: Count = 6
     n_embd: Count = 384
-    dropout: Fraction = 0.0
+    dropout: FractionBelow1 = 0.0
     bias: bool = False  # in the linear layers and LayerNorms, as GPT-2 has them
 
     def __post_init__(self):
         super().__post_init__()
         if self.n_embd % self.n_head:
-            raise UserError(
-                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; "
-                "every head gets the same share of it"
-            )
+            raise UserError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
     @property
     def padded_vocab_size(self) -> int:

@@ -35,7 +35,7 @@ class Settings(RangedSettings):
     clean: bool = True  # fix text, drop broken or duplicate stories
     # Vocabulary
     tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # GPT-2's, or trained on the stories
-    vocab_size: int | None = None  # None: all of GPT-2's, or 4096 for bpe
+    vocab_size: int | None = None  # 257 and more; None: GPT-2's, bpe: 4096
     # Result
     dataset: Name | None = None  # folder in data/; None: by source and vocabulary
     overwrite: bool = False  # replace a dataset with other settings
@@ -157,7 +157,7 @@ def write_stories(s: Settings, source: Source, folder: Path) -> dict[str, dict[s
                 if split == "train" and num_kept == s.max_stories:
                     break
         if not num_kept:
-            raise UserError(f"{source.origin}: no {split} story is left after cleaning")
+            raise UserError(f"{source.origin}: no {split} story is left; see --clean")
         applied[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
     return applied
 
@@ -169,11 +169,12 @@ def read_stories(folder: Path, split: str, desc: str) -> Iterator[str]:
 
 
 def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
-    """Tokenize the stories of a split on all cores; returns its entry in meta.json."""
+    """Write a split's .bin, on all cores, in place of its .jsonl; returns its meta.json entry."""
+    byte_lengths = tok.byte_lengths()
 
     def encode(batch: list[str]):
-        text_bytes = sum(len(story.encode(errors="replace")) for story in batch)
-        return tok.encode_stories(batch), len(batch), text_bytes
+        ids = tok.encode_stories(batch)
+        return ids, len(batch), int(byte_lengths[ids].sum())
 
     batches = tokenizer.batches(read_stories(folder, split, f"tokenizing {split}"))
     with SplitWriter(folder / f"{split}.bin") as writer:

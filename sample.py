@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, NonNegative, Positive, PositiveShare, Seed, Share
+from tinystories.ranges import Count, Fraction, NonNegative, Positive, PositiveFraction, Seed
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Settings(RangedSettings):
     # Sampling of the next token
     temperature: NonNegative = 0.8  # below 1 less random; 0 is greedy
     top_k: Count | None = None  # only the k most probable tokens
-    top_p: PositiveShare | None = None  # nucleus: probability to keep
-    min_p: Share | None = None  # drop below this part of the top
+    top_p: PositiveFraction | None = None  # nucleus: probability to keep
+    min_p: Fraction | None = None  # drop below this part of the top
     repetition_penalty: Positive = 1.0  # above 1 avoids tokens already used
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu

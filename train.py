@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Fraction, Name, NonNegative, NonNegativeInt, Positive, Seed
+from tinystories.ranges import Count, FractionBelow1, Name, Natural, NonNegative, Positive, Seed
 
 
 @dataclass
@@ -36,19 +36,19 @@ class Settings(RangedSettings):
     n_layer: Count = 6  # blocks of attention and MLP
     n_head: Count = 6  # attention heads; must divide n_embd
     n_embd: Count = 384  # embedding dimension
-    dropout: Fraction = 0.0  # above 0 for many epochs
+    dropout: FractionBelow1 = 0.0  # above 0 for many epochs
     bias: bool = False  # in linear layers and LayerNorms
     # Optimizer (AdamW)
     max_iters: Count = 5000  # steps
     max_minutes: Positive | None = None  # of training; the schedule adapts to it
     learning_rate: Positive = 1e-3  # peak, after warmup
     decay_lr: bool = True  # cosine decay to min_lr
-    warmup_iters: NonNegativeInt = 100  # steps of linear warmup
-    lr_decay_iters: NonNegativeInt | None = None  # step that reaches min_lr; None: the last
+    warmup_iters: Natural = 100  # steps of linear warmup
+    lr_decay_iters: Natural | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: Fraction = 0.9  # decay rate of the first moment
-    beta2: Fraction = 0.99  # decay rate of the second moment
+    beta1: FractionBelow1 = 0.9  # decay rate of the first moment
+    beta2: FractionBelow1 = 0.99  # decay rate of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations

@@ -410,7 +410,7 @@ def test_a_file_without_stories_is_refused(preparing, text):
 def test_stories_of_which_cleaning_leaves_none_are_refused(preparing):
     text = b"\n<|endoftext|>\n".join(b"too short %d" % count for count in range(200))
     line = preparing(text, "--tokenizer=bpe", "--val_fraction=0.2")
-    assert "no train story is left after cleaning" in line
+    assert "no train story is left; see --clean" in line
 
 
 def test_too_few_stories_for_validation_are_refused(preparing):

@@ -20,7 +20,7 @@ import prepare
 import train
 from configurator import RangedSettings, UserError, help_text, parse
 from tinystories.dataset import dataset_folder
-from tinystories.ranges import Count, Fraction, Name, allowed_range
+from tinystories.ranges import Count, FractionBelow1, Name, allowed_range
 from tinystories.run import run_folder
 
 COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
@@ -39,7 +39,7 @@ class Toy(RangedSettings):
     shout: bool = False  # in capitals
     # Ranges
     count: Count | None = None  # of apples
-    part: Fraction = 0.5  # of the cake
+    part: FractionBelow1 = 0.5  # of the cake
     # Choices
     mood: Literal["glad", "sad"] = "glad"  # of the ending
     compile: bool | Literal["auto"] = "auto"  # the three ways

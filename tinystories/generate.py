@@ -11,7 +11,7 @@ import torch
 from configurator import RangedSettings
 from model import GPT
 from tinystories.device import Hardware
-from tinystories.ranges import Count, NonNegative, Positive, PositiveShare, Share
+from tinystories.ranges import Count, Fraction, NonNegative, Positive, PositiveFraction
 from tinystories.tokenizer import END_OF_TEXT, Tokenizer
 
 
@@ -25,8 +25,8 @@ class Sampling(RangedSettings):
 
     temperature: NonNegative = 1.0
     top_k: Count | None = None
-    top_p: PositiveShare | None = None
-    min_p: Share | None = None
+    top_p: PositiveFraction | None = None
+    min_p: Fraction | None = None
     repetition_penalty: Positive = 1.0
 
 

@@ -31,14 +31,14 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
-NonNegativeInt = Annotated[int, Range(0)]
+Natural = Annotated[int, Range(0)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, strict_low=True)]
-Fraction = Annotated[float, Range(0, 1, strict_high=True)]
+Fraction = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(0, 1, strict_low=True)]
+FractionBelow1 = Annotated[float, Range(0, 1, strict_high=True)]
 OpenFraction = Annotated[float, Range(0, 1, strict_low=True, strict_high=True)]
-Share = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**63, strict_high=True)]
-PositiveShare = Annotated[float, Range(0, 1, strict_low=True)]
 Name = Annotated[str, Range(1)]  # of its length: a name is not empty
 
 
