@@ -6,8 +6,8 @@
     python bench.py --peer=../nanoGPT       against nanoGPT's model.py
 
 The model has random weights and reads random tokens: speed depends on neither.
-What is compared is measured interleaved, so that a machine that slows down
-slows down both, and each round gives one ratio.
+Ours and the reference (nanoGPT, tiktoken) take turns, so that a slowdown of the
+machine affects both; each round gives one ratio. --compare reads an old file.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ from tinystories.ranges import Count, FractionBelow1, Name, Range
 @dataclass
 class Settings(RangedSettings):
     # What
-    what: str = "train,sample,prepare"  # some of these
-    repeats: Count = 5  # measurements, after one warm-up
+    what: str = "train,sample,prepare"  # parts to measure
+    repeats: Count = 5  # rounds, after a warm-up
     peer: str | None = None  # nanoGPT folder to compare with
     compare: str | None = None  # earlier bench.json to compare with
     output: Name = "bench.json"  # where the numbers go
@@ -52,10 +52,10 @@ class Settings(RangedSettings):
     text: str | None = None  # .txt to prepare; None: 20,000 storybook stories
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # autocast; weights: float32
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
     compile: bool | Literal["auto"] = "auto"  # torch.compile in training
-    peer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: as in nanoGPT's README
-    peer_compile: bool | Literal["auto"] = "auto"  # auto: on CUDA, as in its README
+    peer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: as its README
+    peer_compile: bool | Literal["auto"] = "auto"  # nanoGPT's; auto: on CUDA
 
     def __post_init__(self):
         super().__post_init__()
@@ -207,9 +207,9 @@ def training(s: Settings, program: str, hardware: device.Hardware, folder: Path)
             ceiling = 2 * size**3 / timed(where, torch.mm, a, a)
             row["matrix multiplication, TFLOP/s"] = ceiling / 1e12
             flops = speed * r.raw_model.flops_per_token()
-            row["training, % of that (MFU)"] = 100 * flops / ceiling
+            row["training, % of matmul speed"] = 100 * flops / ceiling
             if peak := hardware.peak_flops():
-                row["training, % of the data sheet (MFU)"] = 100 * flops / peak
+                row["training, MFU (data sheet), %"] = 100 * flops / peak
         yield row
 
 

@@ -1,10 +1,10 @@
 """Evaluate a trained model: a table, and evaluation.json in the run folder.
 
-    python evaluate.py                          the run trained last
+    python evaluate.py                          the run saved last
     python evaluate.py --compare=out/a,out/b    one column per run, and a plot
     python evaluate.py --val_source=FILE        the loss on your own stories
-    python evaluate.py --nearest=True           and similar training stories
-    python evaluate.py --leak=True --dataset=x  validation text in training text
+    python evaluate.py --nearest=True           show similar training stories
+    python evaluate.py --leak=True --dataset=x  overlap of validation and training
 
 Results are cached in evaluation.json and used again with the same settings. The
 table goes to standard output, everything else to standard error.
@@ -30,10 +30,10 @@ PARTS = {  # what can be measured, and the module in tinystories/evaluation/ tha
 @dataclass
 class Settings(RangedSettings):
     # Runs
-    out_dir: str | None = None  # run folder; None: the run trained last
+    out_dir: str | None = None  # run folder; None: the run saved last
     compare: str | None = None  # run folders, separated by commas
     plot: str = "out/compare.png"  # file for the curves of --compare
-    checkpoint: str = "best.pt"  # in each: best.pt, or ckpt.pt for the newest
+    checkpoint: str = "best.pt"  # in the run folder: best.pt or ckpt.pt (newest)
     what: str = "loss,pairs,generation,memorization"  # parts to measure
     overwrite: bool = False  # ignore cached results in evaluation.json
     # Texts
@@ -41,19 +41,19 @@ class Settings(RangedSettings):
     val_source: str | None = None  # your own stories for the loss, not cleaned
     pairs: str | None = None  # file of minimal pairs; None: prompts/pairs.jsonl
     prompts: str | None = None  # file of prompts; None: prompts/prompts.txt
-    leak: bool = False  # only look for validation in training text
+    leak: bool = False  # only measure train/validation overlap
     # Generated stories
-    samples_per_prompt: Count = 10  # in one batch
+    samples_per_prompt: Count = 10  # generated as one batch
     max_chars: Count = 3000  # longer stories are cut off
     temperature: NonNegative = 1.0  # 1 shows the model as it is, 0 is greedy
-    seed: Seed = 1337  # of sampling
-    nearest: bool = False  # show the 3 stories most similar to training
+    seed: Seed = 1337  # random seed of sampling
+    nearest: bool = False  # show the 3 closest to training stories
     # A language model as judge
-    judge_url: str | None = None  # OpenAI-compatible endpoint; None: no judge
-    judge_model: str | None = None  # its name there
+    judge_url: str | None = None  # OpenAI-compatible; adds the part judge
+    judge_model: str | None = None  # model name at the endpoint
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix multiplications
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
 
     def __post_init__(self):
         super().__post_init__()

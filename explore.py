@@ -44,7 +44,7 @@ from tinystories.stories.cleaning import RULES
 from tinystories.terminal import log_stderr, progress, right_aligned
 from tinystories.tokenizer import Tokenizer, train_bpe
 
-MAX_STORIES_PER_WINDOW = 4  # windows with more are counted together
+MAX_STORIES_PER_WINDOW = 4  # the last group has this many or more
 NUM_VAL_STORIES = 5000  # validation stories that are encoded with each vocabulary
 VOCAB_SIZES = (257, 512, 1024, 2048, 4096, 8192, 16_384)
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters, with apostrophes and hyphens inside
@@ -98,9 +98,9 @@ def windows_by_stories(ends: np.ndarray, length: int, block_size: int) -> np.nda
     """How many windows have (parts of) 1, 2, 3, and MAX_STORIES_PER_WINDOW or more stories, int64.
 
     A window may start at any of the `length` tokens of the file. It has one story, and one more
-    for each end of text in it but its last token. The end of text at e counts for the windows that
-    start at e - block_size + 2 to e: a difference array has +1 at the first start and -1 after the
-    last, and its cumulative sum is the number of stories.
+    for each end of text in it, not counting its last token. The end of text at e counts for the
+    windows that start at e - block_size + 2 to e: a difference array has +1 at the first start
+    and -1 after the last, and its cumulative sum is the number of stories.
     """
     num_windows = max(0, length - block_size + 1)
     first = np.clip(ends - block_size + 2, 0, num_windows)
@@ -297,7 +297,7 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
         percent = 100 * coverage(stats.train.counts)
         ranks = np.unique(np.geomspace(1, len(percent), 200).astype(int))  # enough for a curve
         units = "most frequent ids", "% of the tokens"
-        figures.curve(right, "Text that frequent ids cover", units, ranks, percent[ranks - 1])
+        figures.curve(right, "Tokens that frequent ids cover", units, ranks, percent[ranks - 1])
         windows = {f"{size:,} tokens": counts for size, counts in stats.windows.items()}
         parts = ("1", "2", "3", "4+")
         figures.stacked_bars(panels[2, 0], "Stories per window", "% of windows", windows, parts)

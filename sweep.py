@@ -7,9 +7,10 @@
     python sweep.py --source=a.txt --vocab_size=512,2048 --tokenizer=bpe
 
 Each setting of train.py and prepare.py (see their --help) takes one value or
-several. prepare.py's settings change the dataset of the run or, with --source,
-the defaults. The same command resumes a sweep that was stopped and retries
-failed runs. out/sweeps/<name>/ holds results.csv, plots and runs.
+several. A setting of prepare.py makes a new dataset: the run's with that change
+or, with --source, prepare.py's defaults with it. The same command resumes a
+sweep that was stopped and retries failed runs. out/sweeps/<name>/ holds
+results.csv, plots and runs.
 """
 
 import csv
@@ -31,11 +32,11 @@ from tinystories.ranges import Count, Name, Seed
 
 @dataclass
 class Settings(RangedSettings):
-    name: Name | None = None  # None: named after config and swept settings
+    name: Name | None = None  # None: config and swept settings
     out_dir: Name = "out/sweeps"  # the folder of all sweeps
     overwrite: bool = False  # replace an existing sweep
-    num_random_runs: Count | None = None  # random combinations; None: all of them
-    sweep_seed: Seed = 1337  # of random runs; --seed is theirs
+    num_random_runs: Count | None = None  # random combinations; None: try all
+    sweep_seed: Seed = 1337  # draws the combinations
 
 
 if {"--help", "-h"} & set(sys.argv):
@@ -208,7 +209,7 @@ def open_sweep_folder(folder: Path, fixed: dict, overwrite: bool) -> None:
 
 
 def check_validation(datasets: set[str]) -> None:
-    """Raises UserError where datasets hold different validation stories."""
+    """Raises UserError if validation splits differ in their number of stories or bytes."""
     found = {}
     for name in sorted(datasets):
         if meta := dataset.read_meta(dataset.dataset_folder(name)):

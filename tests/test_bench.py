@@ -65,7 +65,7 @@ def test_every_printed_row_is_in_the_file(measured):
     printed, output = measured
     results = json.loads(output.read_text())["results"]
     names = ["training, tokens/s", "training, peak memory, GB"]
-    names += ["matrix multiplication, TFLOP/s", "training, % of that (MFU)", "first token, ms"]
+    names += ["matrix multiplication, TFLOP/s", "training, % of matmul speed", "first token, ms"]
     for name in names + [f"generation of {count}, tokens/s" for count in (1, 8, 64)]:
         row = results[name]
         assert 0 < row["min"] <= row["median"] <= row["max"]

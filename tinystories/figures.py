@@ -29,7 +29,7 @@ BLUE_SHADES = ("#cfe3f1", "#8fbfdf", "#3f8fc4", "#0b5a91")
 WIDTH = 9.0  # inches
 DPI = 150
 TICK_STEPS = (1, 2, 5, 10)  # ticks are 1, 2 or 5 times a power of ten apart
-COLUMNS = "step tokens minutes loss learning_rate grad_norm train_loss val_loss val_bits_per_byte"
+PLOTTED = "step tokens minutes loss learning_rate grad_norm train_loss val_loss val_bits_per_byte"
 STYLE = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GRAY),
@@ -51,9 +51,9 @@ STYLE = {
 def plot_run(folder: Path) -> None:
     """Plot folder/log.csv as folder/loss.png: losses, learning rate and gradient norm.
 
-    One x-axis with three scales: steps, tokens and minutes of training. Values that are missing or
-    not finite are left out. The last evaluation uses all validation tokens, the others only the
-    first: a small jump between them means nothing. Raises UserError where there is no log.csv.
+    One x-axis with three scales: steps, tokens and minutes of training. Values that are missing
+    or not finite are left out. Earlier evaluations use only the first validation tokens, so the
+    last one can differ slightly. Raises UserError where there is no log.csv.
     """
     log = read_log(folder / "log.csv")
     steps = log["step"]
@@ -210,7 +210,7 @@ def curve(axes: Axes, title: str, units: tuple[str, str], x: np.ndarray, y: np.n
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
-    """The COLUMNS of a log.csv, NaN where a row has no number.
+    """The PLOTTED columns of a log.csv, NaN where a row has no number.
 
     Rows of evaluations have no tokens and minutes; they are interpolated, from 0 at step 0. After
     the last logged step they grow at the mean pace. Raises UserError where there is no such file.
@@ -221,7 +221,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"there is no {path}; {path.parent} is no run folder") from None
     complete = (line for line in lines if line.endswith("\n"))  # a run may be writing the last one
     rows = list(csv.DictReader(complete))
-    log = {name: np.array([_number(row.get(name)) for row in rows]) for name in COLUMNS.split()}
+    log = {name: np.array([_number(row.get(name)) for row in rows]) for name in PLOTTED.split()}
     for name in ("tokens", "minutes"):
         steps, values = _finite(log["step"], log[name])
         if len(steps) and steps[-1] > 0:

@@ -3,9 +3,9 @@
     nearest(texts, folder, tokenizer)    what each text has in common with the training stories
     leak(validation, folder, tokenizer)  how many validation stories are among them
 
-Both read train.bin once, in chunks, and the results are exact: only what cannot change them is
-skipped. Words are those of diversity.words: lower case, without punctuation. Each word is replaced
-by a number, so that numpy can compare them.
+Both read train.bin once, in chunks. The results are exact: only candidates that cannot improve
+them are skipped. Words are those of diversity.words: lower case, without punctuation. Each word is
+replaced by a number, so that numpy can compare them.
 
 Copied words: a hash join on n-grams. If the longest copy of a text known so far has 1 word, a
 longer one has at least 2 and begins with a copied 2-gram. So the 2-grams of the training stories
@@ -15,8 +15,9 @@ are looked up, by their hashes, among those of the text, and every match is exte
     story    "a dog saw my hen"         a dog | dog saw | saw my | my hen
     matches  "dog saw" extends to "dog saw my", "saw my" does not: the longest copy has 3 words
 
-n is 1, 2, 3, 5, 8, 13, ...: a hash is joined from two of the size before, which may overlap (of 13
-words, from words 1 to 8 and 6 to 13), and the largest n that a longer copy must have is looked up.
+n is 1, 2, 3, 5, 8, 13, ... The hash of an n-gram combines those of its first and last m words,
+where m is the n before (of 13 words: 1 to 8 and 6 to 13). The search uses the largest n that a
+copy longer than the best one so far must have.
 
 ROUGE-L: an upper bound first. The words in common in any order, counted quickly as common bits of
 two sets, are at least as many as those in common in the same order. Only where this bound exceeds

@@ -37,7 +37,7 @@ def ngrams(story: Words, n: int) -> Iterator[tuple[str, ...]]:
 def distinct(stories: Iterable[Words], n: int) -> float | None:
     """distinct-n: different n-grams of all stories / all n-grams (Li et al. 2016, section 5.2).
 
-    It falls with the length of the text: compare equal numbers of stories.
+    It falls as the text gets longer, so compare texts of about the same total length.
     """
     counts = Counter(chain.from_iterable(ngrams(story, n) for story in stories))
     return len(counts) / counts.total() if counts else None

@@ -128,10 +128,10 @@ def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
             hardware,
             prompt,
             s.samples_per_prompt,
-            max_new_tokens=4 * s.max_chars,  # not reached: a character has at most 4 bytes
+            max_new_tokens=4 * s.max_chars,  # never cuts: a character has at most 4 tokens
             sampling=sampling,
             seed=s.seed + i,
-            max_chars=s.max_chars,  # in tokens, models with few ids would be cut off earlier
+            max_chars=s.max_chars,  # tokens would give small vocabularies shorter stories
         )
         for story in generate.collect_stories(pieces, prompt, s.samples_per_prompt):
             text = story.text[len(prompt) :]
@@ -153,8 +153,8 @@ def read_generated(folder: Path) -> list[GeneratedStory]:
 def real_stories(subject: Subject, count: int) -> list[str]:
     """The first validation stories, each without its first sentence, at most max_chars long.
 
-    So they are what a model would have written that was given the first sentence; a story of one
-    sentence is taken whole.
+    They are comparable to what a model writes after the first sentence; a story of one sentence is
+    taken whole.
     """
     if subject.data is None:
         return []

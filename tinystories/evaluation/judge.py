@@ -36,7 +36,7 @@ RETRY_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds; about a minute, after which most
 MAX_RETRY_DELAY = 300.0  # seconds; a server that asks for more has no quota left
 MAX_CONSECUTIVE_FAILURES = 10  # after which the endpoint is considered down, or out of quota
 
-# The example is not valid JSON on purpose: an answer that repeats it must not count as grades.
+# The example in judge.txt is not valid JSON, so that an answer that repeats it does not count.
 # Answers are cached by the prompt: another wording would ask for all of them again.
 PROMPT = (ROOT / "prompts" / "judge.txt").read_text(encoding="utf-8").rstrip("\n")
 
@@ -81,7 +81,7 @@ def rows(result: dict) -> Rows:
 def grade(
     stories: Sequence[tuple[str, str]], judge: "Judge", folder: Path, workers: int = 8
 ) -> tuple[dict, str | None]:
-    """Have pairs of a prompt and its continuation graded, by so many workers at the same time.
+    """Grade stories, given as (prompt, continuation), with `workers` parallel requests.
 
     Every answer is added to folder/judgements.jsonl as it arrives. Stories that the same model has
     already answered there are not sent again.
@@ -200,7 +200,7 @@ class Judge:
         self.stopped = threading.Event()  # once set, nothing is retried
 
     def ask(self, prompt: str) -> str:
-        """The answer, or RequestFailed if retries do not help, UserError if no request can."""
+        """The answer; raises RequestFailed if retries do not help, UserError if no request can."""
         for delay in self.retry_delays:
             try:
                 return self._attempt(prompt)

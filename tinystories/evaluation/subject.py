@@ -46,11 +46,11 @@ class Subject:
     data: Dataset | None  # None where it is missing, or has another tokenizer now
 
     def dataset(self) -> Dataset:
-        """The data; raises UserError if it is missing."""
+        """The data; raises UserError if there is none."""
         if self.data is None:
             raise UserError(
-                f"the dataset that {self.name} was trained on is missing: prepare it, name it with "
-                "--dataset=, or do without: --val_source=FILE --what=loss,pairs,generation"
+                f"the dataset of {self.name} is missing or has another tokenizer now: prepare it, "
+                "name it with --dataset=, or use --val_source=FILE --what=loss,pairs,generation"
             )
         return self.data
 
@@ -73,7 +73,10 @@ class Subject:
 
 
 def open_subject(settings: Any, name: str) -> Subject:
-    """Load a run's model, and open its data; raises UserError if they are damaged or differ."""
+    """Load a run's model and its data, None if that is missing or has another tokenizer now.
+
+    Raises UserError if either is damaged, or settings.dataset has another tokenizer.
+    """
     folder = run_folder(name)
     model, tokenizer, state = load_model(folder, settings.checkpoint)
     hardware = select_hardware(settings.device, settings.dtype)

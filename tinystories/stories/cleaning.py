@@ -193,13 +193,13 @@ def _is_broken(text: str) -> bool:
 
 
 def _starts_midway(story: str) -> bool:
-    """Whether no sentence starts after opening quotes and brackets."""
+    """Whether the story starts in the middle of a sentence."""
     first = story.lstrip(_OPENERS)[:1]
     return first == "" or first.islower() or first in _MID_START
 
 
 def _ends_midway(story: str) -> bool:
-    """Whether no mark, emoji or "The End" closes the last sentence."""
+    """Whether the last sentence ends without a mark, emoji or "The End"."""
     story = story.rstrip(_CLOSERS)
     last = story[-1:]
     thai_or_lao = "\u0e00" <= last <= "\u0eff"  # they end a sentence with a space

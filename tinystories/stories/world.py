@@ -28,7 +28,7 @@ from tinystories.stories.cast import (
     Thing,
 )
 
-# How someone speaks, by mood; a question is asked and a shout is called whatever the mood.
+# Added after "said", by mood. VERBS: the verb by the line's last mark, then by mood.
 MANNERS = {
     "sad": ("", " sadly", " in a small voice", " with a sigh"),
     "happy": ("", " with a smile", " happily", " with a big smile"),
@@ -279,7 +279,7 @@ class World:
 
     def pronoun(self, who: Person) -> bool:
         """Whether to use a pronoun: only for the subject of the previous sentence, at random."""
-        return who is self.subject and self.gap == " " and who.he != "it" and self.random() < 0.75
+        return who is self.subject and self.gap == " " and self.random() < 0.75
 
     def say(self, *phrasings: str) -> None:
         """Write one of several phrasings."""
