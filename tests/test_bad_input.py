@@ -303,7 +303,7 @@ def test_a_resumed_run_keeps_its_tokenizer(run, tmp_path):
     options = "--source=storybook --max_stories=50 --val_fraction=0.1 --tokenizer=bpe"
     options = [*options.split(), "--vocab_size=280", f"--dataset={other}"]
     prepare.main(parse(prepare.Settings, options).settings)
-    assert "has another tokenizer than the dataset" in resumed(run, f"--dataset={other}")
+    assert "the saved model has another tokenizer than other" in resumed(run, f"--dataset={other}")
 
 
 def test_a_resumed_run_keeps_its_data(run, copied):

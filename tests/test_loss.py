@@ -18,7 +18,7 @@ def test_windows_predict_each_id_once_and_from_half_a_window_at_least(length, bl
     predicted = []
     for window in windows:
         assert window.length <= block_size
-        ids = range(window.start + window.new + 1, window.start + window.length + 1)
+        ids = range(window.start + window.first_new + 1, window.start + window.length + 1)
         assert all(i - window.start >= min(i, block_size // 2) for i in ids)
         predicted += ids
     assert predicted == list(range(1, length))

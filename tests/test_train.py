@@ -212,7 +212,7 @@ def test_evaluating_and_generating_do_not_disturb_training(dataset, tmp_path):
     losses = []
     for interval in (1, 1000):
         folder = tmp_path / str(interval)
-        options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=6")
+        options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=4")
         command("train.py", *options, f"--eval_interval={interval}")
         losses.append(log(folder, "loss"))
     assert losses[0] == losses[1]
