@@ -4,7 +4,7 @@
     python evaluate.py --compare=out/a,out/b    one column per run, and a plot
     python evaluate.py --val_source=FILE        the loss on your own stories
     python evaluate.py --nearest=True           show similar training stories
-    python evaluate.py --leak=True --dataset=x  overlap of validation and training
+    python evaluate.py --leak=True --dataset=x  overlap with training stories
 
 Results are cached in evaluation.json and used again with the same settings. The
 table goes to standard output, everything else to standard error.

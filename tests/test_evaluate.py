@@ -532,7 +532,7 @@ def test_a_dataset_in_other_tokens_is_refused(cat, dataset, table):
 def test_data_that_is_gone_or_has_another_tokenizer_now_is_missing(cat, dataset, table, named):
     named = str(dataset) if named == "another tokenizer" else named
     write_json(cat / "config.json", {"dataset": named})
-    with pytest.raises(UserError, match="trained on is missing"):
+    with pytest.raises(UserError, match="is missing or has another tokenizer"):
         table(f"--out_dir={cat}", "--what=memorization")
 
 

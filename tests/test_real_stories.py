@@ -53,12 +53,12 @@ def real_run(tmp_path_factory):
         pytest.skip("TINYSTORIES_DIR names no folder with real stories")
     base = tmp_path_factory.mktemp("real")
     prepare(
-        base / "data", Path(folder), "--tokenizer=bpe", "--vocab_size=4096", "--val_fraction=0.01"
+        base / "data", Path(folder), "--tokenizer=bpe", "--vocab_size=1024", "--val_fraction=0.01"
     )
     command(
         *("train.py", f"--dataset={base / 'data'}", f"--out_dir={base / 'run'}"),
-        *"--n_layer=2 --n_head=4 --n_embd=192 --block_size=32 --batch_size=80".split(),
-        *"--gradient_accumulation_steps=1 --learning_rate=2e-3 --warmup_iters=20".split(),
+        *"--n_layer=2 --n_head=4 --n_embd=128 --block_size=32 --batch_size=64".split(),
+        *"--gradient_accumulation_steps=1 --learning_rate=4e-3 --warmup_iters=20".split(),
         *"--max_iters=200 --eval_interval=200 --eval_tokens=20000 --device=cpu".split(),
     )
     return base / "run"
