@@ -193,9 +193,8 @@ class DatasetStats:
 
     def cleaning(self) -> tuple[str, dict[str, dict[str, int]]]:
         """A title, and how often each rule applied, by split."""
-        if not self.data.meta:
-            return "Cleaning: unknown (no meta.json)", {}
-        counts = self.data.meta["cleaning"]
+        if (counts := (self.data.meta or {}).get("cleaning")) is None:
+            return "Cleaning: unknown (not in meta.json)", {}
         return "Cleaning" if any(counts.values()) else "Cleaning changed nothing", counts
 
 

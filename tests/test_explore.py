@@ -216,7 +216,7 @@ def test_a_folder_without_meta_json_is_assumed_to_be_gpt2(tmp_path, capsys):
         tokenizer.gpt2().encode_stories(stories).astype("<u2").tofile(tmp_path / f"{split}.bin")
     stats = compute_stats(Settings(dataset=str(tmp_path)))
     assert stats.sample.names == {"Tom": 3, "Lily": 2}
-    assert explore.summary(stats).endswith("Cleaning: unknown (no meta.json)")
+    assert explore.summary(stats).endswith("Cleaning: unknown (not in meta.json)")
     assert "assuming GPT-2 token ids" in capsys.readouterr().err
 
 
