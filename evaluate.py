@@ -85,9 +85,8 @@ command_line = configure(Settings)  # answers --help and mistakes before the slo
 
 from tinystories import device
 from tinystories.evaluation import memorization, validation
-from tinystories.evaluation.results import Rows, number, read_results
+from tinystories.evaluation.results import Rows, number, read_results, write_results
 from tinystories.evaluation.subject import Subject, open_data, open_subject
-from tinystories.files import write_json
 from tinystories.run import newest_run, run_folder
 from tinystories.terminal import distinct_names, log_stderr, sections_table
 
@@ -158,14 +157,16 @@ def evaluate(subject: Subject) -> dict:
         MODULES[part].key(subject)  # complain about a bad file now, not after minutes
     for part in s.parts():
         module = MODULES[part]
-        if s.overwrite or not is_cached(part, cached.get(part, {}), module.key(subject)):
+        result = cached.get(part, {})
+        incomplete = result.get("failed")  # stories that have no grades yet
+        if s.overwrite or incomplete or result.get("key") != module.key(subject):
             measured = module.measure(subject)
             # The key is taken afterwards, since generation writes the stories that it names.
             cached[part] = {"key": module.key(subject)} | measured
             if part == "generation":
                 drop_outdated(cached)
             in_order = {name: cached[name] for name in PARTS if name in cached}
-            write_json(path, {"run": subject.info} | in_order)
+            write_results(path, subject.info, in_order)
     return {"run": subject.info} | {part: cached[part] for part in s.parts()}
 
 
@@ -175,20 +176,6 @@ def drop_outdated(cached: dict) -> None:
     for part in list(cached):
         if cached[part]["key"].get("stories_sha256", newest) != newest:
             del cached[part]
-
-
-def is_cached(part: str, result: dict, key: dict) -> bool:
-    """Whether a result has the key, is complete, and has the shape of a result of this part."""
-    if result.get("key") != key or result.get("failed"):  # stories that have no grades yet
-        return False
-    try:
-        shown = sections_table({"": column({part: result}), "real": real_column({part: result})})
-        if part == "memorization":
-            shown += memorization.nearest_stories(result)
-        shown.encode()
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        return False
-    return True
 
 
 def print_table(evaluated: dict[str, dict]) -> None:

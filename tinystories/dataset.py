@@ -175,11 +175,16 @@ class TokenFile:
             yield start, end
             start = end
 
-    def story_ids(self, end_of_text: int) -> Iterator[np.ndarray]:
-        """The uint16 ids of each story in order, its end of text included, in bounded memory."""
-        for start, stop in self.story_chunks(end_of_text):
-            ids = np.asarray(self.ids[start:stop])
-            self.check_ids(ids, start)
+    def story_ids(
+        self, end_of_text: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """The uint16 ids of each story in ids [start, stop), in order and in bounded memory.
+
+        The end of text that follows a story is the last of its ids.
+        """
+        for first, last in self.story_chunks(end_of_text, CHUNK, start, stop):
+            ids = np.asarray(self.ids[first:last])
+            self.check_ids(ids, first)
             stops = np.flatnonzero(ids == end_of_text) + 1
             yield from (story for story in np.split(ids, stops) if len(story))
 
@@ -187,17 +192,10 @@ class TokenFile:
         self, tokenizer: Tokenizer, start: int = 0, stop: int | None = None
     ) -> Iterator[str]:
         """The text of each story in ids [start, stop), in order and in bounded memory."""
-        byte_lengths = tokenizer.byte_lengths()
-        # Larger chunks do not fit in the CPU's cache, so decoding is slower.
-        for first, last in self.story_chunks(tokenizer.end_of_text, 100_000, start, stop):
-            ids = np.asarray(self.ids[first:last])
-            self.check_ids(ids, first)
-            text = tokenizer.decode_bytes(ids)
-            is_end = ids == tokenizer.end_of_text
-            is_end[-1] = True
-            ends = np.cumsum(byte_lengths[ids])[is_end].tolist()
-            for begin, end in zip([0, *ends], ends, strict=False):
-                yield text[begin:end].decode("utf-8", errors="replace")
+        token_bytes = tokenizer.token_bytes
+        for ids in self.story_ids(tokenizer.end_of_text, start, stop):
+            data = b"".join([token_bytes[i] for i in ids.tolist()])
+            yield data.decode("utf-8", errors="replace")
 
     def check_ids(self, ids: np.ndarray, start: int) -> None:
         """Raises UserError if one of `ids`, which begin at position `start`, is out of range."""

@@ -370,9 +370,6 @@ def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, posit
         yield np.repeat(i[part], times), positions[np.repeat(first[part], times) + nth]
 
 
-_search: Any = None  # of a process, sent to it once, not once per chunk
-
-
 def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
     """What a search finds in all of train.bin.
 
@@ -384,9 +381,9 @@ def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
     with ExitStack() as stack:
         scan = functools.partial(map, search.scan)
         if workers > 1:
-            spawn = get_context("spawn")
-            pool = ProcessPoolExecutor(workers, spawn, _init_worker, (search,))
-            scan = functools.partial(stack.enter_context(pool).map, _scan_in_worker)
+            ignore = (signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore)
+            scan = functools.partial(stack.enter_context(pool).map, search.scan)
         position, size = 0, FIRST_CHUNK
         while position < len(file):
             chunks = file.story_chunks(search.tokenizer.end_of_text, size, position)
@@ -396,13 +393,3 @@ def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
                 progress(stop - start)
             position, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
     return found
-
-
-def _init_worker(search: _Search) -> None:
-    global _search
-    _search = search
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
-
-
-def _scan_in_worker(chunk: tuple[int, int], found):
-    return _search.scan(chunk, found)

@@ -3,60 +3,40 @@
 Also the numbers in it: proportions with their interval, and how the table shows numbers.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tinystories.files import read_json
+from tinystories.files import read_json, write_json
 
 Rows = dict[str, dict[str, str]]  # of the table: the cell of each label, by section
-OLD_NAMES = {  # of entries, in files of earlier versions
-    "asked": "key",
-    "memory": "memorization",
-    "whole": "all_text",
-    "by_story": "per_story",
-    "share": "proportion",
-    "beginnings": "prompts",
-    "beginning": "prompt",
-    "told": "continuation",
-    "stories_each": "samples_per_prompt",
-    "max_characters": "max_chars",
-    "repeated_4grams": "seq_rep_4",
-    "unknown_words": "oov_rate",
-    "copies": "copy_rate",
-    "above": "threshold",
-    "real": "validation_stories",
-}
+FORMAT = 2  # of evaluation.json
 
 
 def read_results(path: Path, info: dict) -> dict:
-    """The result of each part in evaluation.json; none if it is about another model than `info`."""
+    """The result of each part in evaluation.json.
+
+    None of them if it is about another model than `info`, of another format, or was changed.
+    """
     try:
-        stored = read_json(path, rename, "delete it to measure again")
+        stored = read_json(path, bool, "delete it to measure again")
     except FileNotFoundError:
         return {}
-    if stored.pop("run", None) != info:
-        return {}
-    results = {
-        part: result
-        for part, result in rename(stored).items()
-        if isinstance(result, dict) and isinstance(result.get("key"), dict)
-    }
-    if "sha256" in results.get("generation", {}):  # where earlier versions had it
-        generation = results["generation"]
-        generation["key"]["stories_sha256"] = generation.pop("sha256")
-    return results
+    results = {name: stored[name] for name in stored.keys() - {"run", "checksum"}}
+    return results if stored.get("checksum") == results_checksum(info, results) else {}
 
 
-def rename(value: Any, is_groups: bool = False) -> Any:
-    """A JSON value with its OLD_NAMES replaced, but not those of the user's groups of pairs."""
-    if isinstance(value, list):
-        return [rename(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    new_names = {} if is_groups else OLD_NAMES
-    return {new_names.get(k, k): rename(item, k == "groups") for k, item in value.items()}
+def write_results(path: Path, info: dict, results: dict) -> None:
+    """Write what `read_results` reads, atomically."""
+    write_json(path, {"run": info, "checksum": results_checksum(info, results)} | results)
+
+
+def results_checksum(info: dict, results: dict) -> str:
+    """The SHA-256 of all that evaluation.json holds."""
+    text = json.dumps([FORMAT, info, results], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def proportion_with_ci(outcomes: Sequence[bool]) -> dict:
