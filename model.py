@@ -1,14 +1,22 @@
-"""The GPT: first the network, then what makes it fast: its loss in chunks, the KV cache, sampling.
+"""The GPT: first the network, then how it generates: the KV cache, and sampling.
 
-GPT-2's architecture (Radford et al. 2019), with nanoGPT's switches for biases and dropout, so that
-published parameter counts come out exactly. Shapes: B sequences in a batch, T tokens in each,
-C = n_embd the embedding dimension, H heads of D = C / H, V ids in the vocabulary.
+Two architectures. arch="gpt2" is GPT-2's (Radford et al. 2019), with nanoGPT's switches for biases
+and dropout, so that published parameter counts come out exactly. arch="qwen3" is a block of today,
+the one that transformers calls Qwen3ForCausalLM, so that a trained model can be exported:
+
+              normalization  positions       MLP     attention
+    gpt2      LayerNorm      learned table   GELU
+    qwen3     RMSNorm        rotary (RoPE)   SwiGLU  queries and keys normalized per head
+
+Shapes: B sequences in a batch, T tokens in each, C = n_embd the embedding dimension, H heads of
+width D (C / H unless head_dim says otherwise), V ids in the vocabulary.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -17,7 +25,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from configurator import RangedSettings, UserError
-from tinystories.ranges import Count, FractionBelow1
+from tinystories.kernels import ChunkedCrossEntropy
+from tinystories.ranges import Count, FractionBelow1, Positive
 
 # The network --------------------------------------------------------------------------------
 
@@ -33,16 +42,57 @@ class GPTConfig(RangedSettings):
     n_embd: Count = 384
     dropout: FractionBelow1 = 0.0
     bias: bool = False  # in the linear layers and LayerNorms, as GPT-2 has them
+    arch: Literal["gpt2", "qwen3"] = "gpt2"
+    head_dim: Count | None = None  # None: n_embd / n_head
+    rope_theta: Positive = 10_000.0
+    attention_window: Count | None = None  # every second layer sees only so many last tokens
+    story_mask: bool = False  # a token sees its own story only
 
     def __post_init__(self):
         super().__post_init__()
-        if self.n_embd % self.n_head:
+        if self.head_dim is None and self.n_embd % self.n_head:
             raise UserError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
+        if self.arch == "gpt2" and self.head_width * self.n_head != self.n_embd:
+            raise UserError(f"head_dim={self.head_dim} is not n_embd / n_head; use --arch=qwen3")
+        if self.arch == "qwen3" and self.head_width % 2:
+            raise UserError(f"heads of {self.head_width} cannot be rotated (RoPE); use an even one")
+        if self.arch == "qwen3" and self.bias:
+            raise UserError("arch=qwen3 has no biases; leave out --bias")
+        if self.attention_window and self.attention_window > self.block_size:
+            raise UserError(
+                f"attention_window={self.attention_window} is longer than "
+                f"block_size={self.block_size}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """D, the dimension of a head."""
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of the MLP: SwiGLU has three matrices where GELU has two of 4C."""
+        return 4 * self.n_embd if self.arch == "gpt2" else 32 * -(-self.n_embd // 12)
 
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the token embedding: GPUs multiply fastest in multiples of 64 (as in nanoGPT)."""
         return -(-self.vocab_size // 64) * 64
+
+
+class View(NamedTuple):
+    """What attention knows of the tokens beside their vectors."""
+
+    masks: tuple[Tensor | None, Tensor | None]  # of full and of windowed layers; None: causal
+    rotation: tuple[Tensor, Tensor] | None  # RoPE's cos and sin, (1 or B, 1, T, D / 2)
+    cache: "KVCache | None"
+
+
+def norm(config: GPTConfig, width: int | None = None) -> nn.Module:
+    """The normalization over the last dimension, n_embd or `width`."""
+    if config.arch == "gpt2":
+        return nn.LayerNorm(width or config.n_embd, bias=config.bias)
+    return nn.RMSNorm(width or config.n_embd, eps=1e-6)
 
 
 class SelfAttention(nn.Module):
@@ -51,42 +101,78 @@ class SelfAttention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.window = config.attention_window if layer % 2 else None
+        width = config.n_head * config.head_width
+        self.c_attn = nn.Linear(config.n_embd, 3 * width, bias=config.bias)
+        self.c_proj = nn.Linear(width, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
+        if config.arch == "qwen3":
+            self.q_norm, self.k_norm = (norm(config, config.head_width) for _ in range(2))
 
-    def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
-        B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+    def forward(self, x: Tensor, view: View) -> Tensor:
+        B, T, _ = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, T, D) each
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
+        if view.rotation:
+            q = rotate(self.q_norm(q), *view.rotation).to(v.dtype)
+            k = rotate(self.k_norm(k), *view.rotation).to(v.dtype)
+        if view.cache is not None:
+            k, v = view.cache.extend(self.layer, k, v)
+        mask = view.masks[self.window is not None]
         attend = partial(
             F.scaled_dot_product_attention,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=T > 1,  # a single new token sees all tokens before it
+            is_causal=mask is None and T > 1,  # a single new token sees all tokens before it
         )
         if self.training and self.dropout and x.device.type == "cpu":
             # On a CPU, dropout inside attention saves several (B, H, T, T) tensors for backward.
             # Recomputing them (activation checkpointing) keeps only one layer's at a time.
-            y = checkpoint(attend, q, k, v, use_reentrant=False)
+            y = checkpoint(attend, q, k, v, mask, use_reentrant=False)
         else:
-            y = attend(q, k, v)
-        y = y.transpose(1, 2).reshape(B, T, C)
+            y = attend(q, k, v, mask)
+        y = y.transpose(1, 2).reshape(B, T, -1)
         return self.resid_dropout(self.c_proj(y))
 
 
+def rotary_angles(positions: Tensor, config: GPTConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin of position x frequency in float32, (1 or B, 1, T, D / 2).
+
+    The frequencies fall from 1 to almost 1 / rope_theta.
+    """
+    exponents = torch.arange(0, config.head_width, 2, device=positions.device) / config.head_width
+    angles = positions[..., None] * config.rope_theta**-exponents
+    angles = angles.view(-1, 1, *angles.shape[-2:])
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021) of queries or keys (B, H, T, D).
+
+    Dimensions i and i + D / 2 are a point in the plane, which is turned by its angle.
+    """
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, four times as wide inside."""
+    """Two linear layers with a GELU between them, or SwiGLU (Shazeer 2020): silu(gate) * up."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.gated = config.arch == "qwen3"
+        inputs = (1 + self.gated) * config.mlp_width
+        self.c_fc = nn.Linear(config.n_embd, inputs, bias=config.bias)
+        self.c_proj = nn.Linear(config.mlp_width, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        x = self.c_fc(x)
+        if self.gated:
+            gate, up = x.chunk(2, dim=-1)
+            x = F.silu(gate) * up
+        else:
+            x = F.gelu(x)
+        return self.dropout(self.c_proj(x))
 
 
 class Block(nn.Module):
@@ -94,13 +180,13 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = norm(config)
         self.attn = SelfAttention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(self, x: Tensor, view: View) -> Tensor:
+        x = x + self.attn(self.ln_1(x), view)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -111,19 +197,20 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.arch == "gpt2":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_f = norm(config)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
                 # GPT-2's standard deviation; what is added to the residual stream is scaled by
-                # 1/sqrt(2L) (section 2.3).
+                # 1/sqrt(2L) (section 2.3), or begins at zero: then every block starts as identity.
                 residual = name.endswith("c_proj.weight")
-                std = 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02
-                nn.init.normal_(parameter, std=std)
+                scale = 1 / math.sqrt(2 * config.n_layer) if config.arch == "gpt2" else 0.0
+                nn.init.normal_(parameter, std=0.02 * scale if residual else 0.02)
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, cache: "KVCache | None" = None
@@ -146,10 +233,15 @@ class GPT(nn.Module):
         if past + T > self.config.block_size or (past and T > 1):
             size = self.config.block_size
             raise ValueError(f"{T} tokens after {past} in the cache, with block_size={size}")
-        positions = torch.arange(past, past + T, device=idx.device)
-        x = self.drop(self.wte(idx) + self.wpe(positions))
+        positions, masks = self.positions_and_masks(idx, cache)
+        x, rotation = self.wte(idx), None
+        if self.config.arch == "gpt2":
+            x = x + self.wpe(positions)
+        else:
+            rotation = rotary_angles(positions, self.config)
+        x = self.drop(x)
         for block in self.h:
-            x = block(x, cache)
+            x = block(x, View(masks, rotation, cache))
         x = self.ln_f(x)
         if cache is not None:
             cache.length += T
@@ -161,6 +253,35 @@ class GPT(nn.Module):
             x.flatten(0, 1), weight, targets.flatten(), self.config.vocab_size
         )
 
+    def positions_and_masks(
+        self, idx: Tensor, cache: "KVCache | None"
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+        """Where each token is, and what it sees.
+
+        Returns:
+            positions, (T,) or with story_mask (B, T), counted from the first token of the story;
+            the masks of `View`: booleans that broadcast to (B, H, T, past + T).
+        """
+        T, past, window = idx.shape[1], cache.length if cache else 0, self.config.attention_window
+        keys = torch.arange(past + T, device=idx.device)
+        positions = queries = keys[past:]
+        full = None
+        if self.config.story_mask:
+            # End of text, the last id, comes before each story, and is its first token.
+            begins = torch.where(idx == self.config.vocab_size - 1, queries, 0)
+            if cache is not None and cache.story_start is not None:
+                begins[:, 0] = begins[:, 0].maximum(cache.story_start)
+            starts = begins.cummax(dim=1).values
+            if cache is not None:
+                cache.story_start = starts[:, -1]
+            positions = queries - starts
+            full = (keys >= starts[..., None]) & (keys <= queries[:, None])
+            full = full[:, None]
+        if window is None or past + T <= window:
+            return positions, (full, full)
+        near = (keys > queries[:, None] - window) & (keys <= queries[:, None])
+        return positions, (full, near if full is None else near & full)
+
     def param_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Matrices, which weight decay applies to, and vectors (biases, LayerNorms)."""
         parameters = list(self.parameters())
@@ -171,18 +292,31 @@ class GPT(nn.Module):
         layers = (*(m for m in self.modules() if isinstance(m, nn.Linear)), self.wte)
         return [layer.weight for layer in layers]
 
+    def block_matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """The matrices inside blocks, each with how many lie in it, one below the other.
+
+        Queries, keys and values are one parameter, so that one product computes them, and so are
+        SwiGLU's gate and up.
+        """
+        parts = {"attn.c_attn.weight": 3, "mlp.c_fc.weight": 1 + (self.config.arch == "qwen3")}
+        named = self.h.named_parameters()
+        return [(p, parts.get(n.partition(".")[2], 1)) for n, p in named if p.dim() == 2]
+
     def count_parameters(self) -> int:
         """Parameters without the position embedding, as nanoGPT counts them."""
-        return sum(p.numel() for p in self.parameters()) - self.wpe.weight.numel()
+        wpe = self.wpe.weight.numel() if self.config.arch == "gpt2" else 0
+        return sum(p.numel() for p in self.parameters()) - wpe
 
     def flops_per_token(self) -> int:
-        """Floating-point operations to train on one token: 6N + 12·L·C·T.
+        """Floating-point operations to train on one token: 6N + 12·H·D·(tokens seen, all layers).
 
         From PaLM (Chowdhery et al. 2022), appendix B: forward and backward take 6 per parameter,
-        and attention over T tokens 12·T per layer and channel.
+        and attention 12 per channel and token of the block, or of the attention window.
         """
         c = self.config
-        return 6 * self.count_parameters() + 12 * c.n_layer * c.n_embd * c.block_size
+        windowed = c.n_layer // 2 if c.attention_window else 0
+        seen = (c.n_layer - windowed) * c.block_size + windowed * (c.attention_window or 0)
+        return 6 * self.count_parameters() + 12 * c.n_head * c.head_width * seen
 
     @torch.inference_mode()
     def generate(
@@ -241,62 +375,7 @@ class GPT(nn.Module):
             idx = torch.cat([idx[:, -window:], next_input], dim=1)
 
 
-# What makes it fast -------------------------------------------------------------------------
-
-LOSS_CHUNK_TOKENS = 512  # tokens whose logits are in memory at a time; docs/speed.md says why 512
-
-
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of the output head, without ever holding all its logits.
-
-    The logits of 64 x 256 tokens over 50,304 ids would fill 3.3 GB in float32. So the head takes
-    LOSS_CHUNK_TOKENS tokens at a time and computes their gradient at once, while their logits are
-    still there: the gradient of cross-entropy is softmax(logits) - onehot(target).
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-        """x (N, C), weight (padded V, C), targets (N,) with -1 where there is none -> ()."""
-        device_type = x.device.type
-        if torch.is_autocast_enabled(device_type):
-            x = x.to(torch.get_autocast_dtype(device_type))
-        w = weight.to(x.dtype)
-        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        mask = (targets >= 0)[:, None]
-        count = mask.sum().clamp(min=1)
-        total = torch.zeros((), device=x.device)
-        # Reuse the same buffers for every chunk: the OS would have to zero newly allocated pages.
-        logits = x.new_empty(min(len(x), LOSS_CHUNK_TOKENS), len(w))
-        probs = torch.empty_like(logits, dtype=torch.float32)
-        if needs_grad:
-            grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-            grad_weight_chunk = torch.empty_like(w)
-        for start in range(0, len(x), LOSS_CHUNK_TOKENS):
-            chunk = slice(start, start + LOSS_CHUNK_TOKENS)
-            rows, target = x[chunk], targets[chunk, None].clamp(min=0)
-            logits, probs = logits[: len(rows)], probs[: len(rows)]
-            probs.copy_(torch.mm(rows, w.T, out=logits))
-            probs[:, vocab_size:] = -math.inf  # padding is not an id
-            torch.softmax(probs, 1, out=probs)
-            # Clamped to e^-87: a loss above 87 nats would be infinite otherwise.
-            target_probs = probs.gather(1, target).clamp(min=torch.finfo(torch.float32).tiny)
-            total -= (target_probs.log() * mask[chunk]).sum()
-            if needs_grad:
-                probs.scatter_add_(1, target, -torch.ones_like(target_probs))
-                grad_logits = logits.copy_(probs)
-                grad_x[chunk] = (grad_logits @ w) * mask[chunk]
-                grad_weight += torch.mm(grad_logits.T, rows * mask[chunk], out=grad_weight_chunk)
-        if needs_grad:
-            ctx.save_for_backward(grad_x, grad_weight, count)
-        return total / count
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
-        grad_x, grad_weight, count = ctx.saved_tensors
-        # Divide by count only here: `grad` already has GradScaler's factor, so that small numbers
-        # do not underflow in float16.
-        grad = grad / count
-        return (grad_x.float() * grad).to(grad_x.dtype), grad_weight * grad, None, None
+# Generation ---------------------------------------------------------------------------------
 
 
 class KVCache:
@@ -309,6 +388,7 @@ class KVCache:
         self.config = config
         self.layers: dict[int, Tensor] = {}
         self.length = 0  # tokens read
+        self.story_start: Tensor | None = None  # with story_mask: of each row's last story, (B,)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values of T new tokens, (B, H, T, D) each, after the first `length` ones.

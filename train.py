@@ -16,7 +16,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, FractionBelow1, Name, Natural, NonNegative, Positive, Seed
+from tinystories.ranges import (
+    Count,
+    FractionBelow1,
+    Name,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Seed,
+)
 
 
 @dataclass
@@ -32,23 +41,32 @@ class Settings(RangedSettings):
     batch_size: Count = 64  # windows per micro-batch; limits memory
     gradient_accumulation_steps: Count = 4  # micro-batches per step, all processes
     # Model
+    arch: Literal["gpt2", "qwen3"] = "gpt2"  # the block of 2019, or one of today
     block_size: Count = 256  # tokens per window
     n_layer: Count = 6  # blocks of attention and MLP
     n_head: Count = 6  # attention heads; must divide n_embd
     n_embd: Count = 384  # embedding dimension
     dropout: FractionBelow1 = 0.0  # above 0 for many epochs
     bias: bool = False  # in linear layers and LayerNorms
-    # Optimizer (AdamW)
+    head_dim: Count | None = None  # of qwen3; None: n_embd / n_head
+    rope_theta: Positive = 10_000.0  # base of the rotary positions of qwen3
+    attention_window: Count | None = None  # last tokens that every second layer sees
+    story_mask: bool = False  # a token sees its own story only
+    # Optimizer
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for matrices in blocks
     max_iters: Count = 5000  # steps
     max_minutes: Positive | None = None  # of training; the schedule adapts to it
-    learning_rate: Positive = 1e-3  # peak, after warmup
-    decay_lr: bool = True  # cosine decay to min_lr
+    learning_rate: Positive = 1e-3  # peak, after warmup; of AdamW
+    muon_learning_rate: Positive = 0.02  # peak of Muon, on the same schedule
+    lr_schedule: Literal["cosine", "linear"] = "cosine"  # how it decays to min_lr
+    cooldown: PositiveFraction = 0.5  # part of the run in which linear decays
+    decay_lr: bool = True  # False: constant after warmup
     warmup_iters: Natural = 100  # steps of linear warmup
     lr_decay_iters: Natural | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: FractionBelow1 = 0.9  # decay rate of the first moment
-    beta2: FractionBelow1 = 0.99  # decay rate of the second moment
+    beta1: FractionBelow1 = 0.9  # AdamW's decay rate of the first moment
+    beta2: FractionBelow1 = 0.99  # AdamW's decay rate of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
@@ -111,7 +129,9 @@ class Run:
 
 
 def learning_rate(s: Settings, step: int, time_used: float) -> float:
-    """The rate of a step: linear warmup, then a cosine down to min_lr (Loshchilov & Hutter 2017).
+    """The rate of a step: linear warmup, then the decay to min_lr.
+
+    "cosine" decays at once (Loshchilov & Hutter 2017), "linear" in the last part of the run only.
 
     Args:
         step: steps finished before this one.
@@ -122,7 +142,12 @@ def learning_rate(s: Settings, step: int, time_used: float) -> float:
         return s.learning_rate * min(1.0, (step + 1) / (s.warmup_iters + 1))  # + 1: not 0 at step 0
     last = s.max_iters if s.lr_decay_iters is None else s.lr_decay_iters
     done = max(time_used, (step - s.warmup_iters) / max(1, last - s.warmup_iters))
-    return s.min_lr + (s.learning_rate - s.min_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+    done = min(1.0, done)
+    if s.lr_schedule == "linear":
+        height = min(1.0, (1 - done) / s.cooldown)
+    else:
+        height = (1 + math.cos(math.pi * done)) / 2
+    return s.min_lr + (s.learning_rate - s.min_lr) * height
 
 
 # Set-up -------------------------------------------------------------------------------------

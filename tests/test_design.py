@@ -16,6 +16,7 @@ DOES_NOT_KNOW = {
     "configurator": {"tinystories", "torch", "numpy"},
     "model": {"tinystories", "numpy"},
     "tinystories.ranges": PROJECT | {"torch"},
+    "tinystories.kernels": PROJECT,
     "tinystories.terminal": PROJECT | {"torch"},
     "tinystories.files": {"model", "tinystories", "torch"},
     "tinystories.device": {"model", "tinystories"},
@@ -36,7 +37,7 @@ DOES_NOT_KNOW = {
 }
 MAY_KNOW = {  # exceptions to the lines above
     "configurator": {"tinystories.ranges"},
-    "model": {"tinystories.ranges"},
+    "model": {"tinystories.ranges", "tinystories.kernels"},
     "tinystories.files": {"tinystories.ranges"},  # by configurator, as all below
     "tinystories.device": {"tinystories.ranges"},
     "tinystories.processes": {"tinystories.ranges"},

@@ -78,13 +78,20 @@ def assert_same_run(folder, undisturbed) -> None:
     assert (folder / "samples.txt").read_text() == (undisturbed / "samples.txt").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "--dtype=float32",
+        "--dtype=bfloat16 --arch=qwen3 --optimizer=muon --attention_window=9 --story_mask=True",
+        "--dtype=float32 --optimizer=muon --lr_schedule=linear",
+    ],
+)
 def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
-    dataset, tmp_path, monkeypatch, dtype
+    dataset, tmp_path, monkeypatch, variant
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums over threads keep their order too
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # threads would burn what others need
-    options = (f"--dataset={dataset}", *SMALL, f"--dtype={dtype}")
+    options = (f"--dataset={dataset}", *SMALL, *variant.split())
     options += ("--max_iters=20", "--eval_interval=10")
     command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"

@@ -122,6 +122,15 @@ def test_the_rate_warms_up_and_follows_a_cosine_to_its_minimum():
     assert train.learning_rate(s, 500, 0) == pytest.approx(0.1)
 
 
+def test_a_linear_schedule_is_flat_and_then_falls_to_its_minimum():
+    options = {"learning_rate": 1.0, "min_lr": 0.0, "warmup_iters": 9, "max_iters": 109}
+    s = train.Settings(lr_schedule="linear", cooldown=0.4, **options)
+    rates = [train.learning_rate(s, step, 0) for step in (0, 9, 69, 89, 109, 500)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.0, 0.0])
+    by_time = train.Settings(lr_schedule="linear", cooldown=1.0, max_minutes=5, **options)
+    assert train.learning_rate(by_time, 9, 0.75) == pytest.approx(0.25)
+
+
 def test_a_budget_of_minutes_takes_the_place_of_the_steps_in_the_schedule():
     s = train.Settings(learning_rate=1.0, min_lr=0.0, warmup_iters=1, max_minutes=5)
     assert train.learning_rate(s, 10, 0.5) == pytest.approx(0.5)
@@ -170,11 +179,13 @@ def losses_of(tmp_path, dataset, *split, launcher=()):
     return np.array(log(folder, "loss"))
 
 
+@pytest.mark.parametrize("variant", ["", "--arch=qwen3 --optimizer=muon --story_mask=True"])
 def test_steps_are_the_same_however_they_are_cut_into_micro_batches_and_processes(
-    dataset, tmp_path
+    dataset, tmp_path, variant
 ):
     def split(size, count):
-        return f"--batch_size={size}", f"--gradient_accumulation_steps={count}"
+        sizes = (f"--batch_size={size}", f"--gradient_accumulation_steps={count}")
+        return *sizes, *variant.split()
 
     whole = losses_of(tmp_path, dataset, *split(64, 1))
     in_four = losses_of(tmp_path, dataset, *split(16, 4))
@@ -243,9 +254,11 @@ def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["max_iters"] == 5
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_it_learns_in_half_precision_too(dataset, tmp_path, dtype):
+def test_it_learns_in_half_precision_too(dataset, tmp_path, dtype, optimizer):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=10")
+    options += (f"--optimizer={optimizer}",)
     done = command("train.py", *options, f"--dtype={dtype}")
     assert f"precision: {dtype} (as requested)" in done.stdout
     losses = log(tmp_path, "loss")
@@ -260,11 +273,13 @@ def test_where_compiling_fails_it_says_so_in_a_line_and_goes_on(dataset, tmp_pat
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"]["step"] == 2
 
 
-def test_compiled_training_gives_the_same_losses(dataset, tmp_path):
+@pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
+def test_compiled_training_gives_the_same_losses(dataset, tmp_path, arch):
     losses = []
     for compiled in (False, True):
         folder = tmp_path / str(compiled)
         options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=3")
+        options += (f"--arch={arch}",)
         done = command("train.py", *options, f"--compile={compiled}", "--dropout=0")
         assert ("compile: yes" in done.stdout) == compiled
         losses.append(log(folder, "loss"))

@@ -41,7 +41,7 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
         f"data: {s.dataset}, {len(data.train):,} tokens{stories.get('train', '')}",
         f"validation: {len(data.val):,} tokens{stories.get('val', '')}",
         f"vocabulary: {data.tokenizer.vocab_size:,} ids ({data.tokenizer.kind})",
-        f"model: {s.n_layer} layers, {s.n_head} heads, n_embd {s.n_embd}, "
+        f"model: {s.arch}, {s.n_layer} layers, {s.n_head} heads, n_embd {s.n_embd}, "
         f"window of {s.block_size} tokens, dropout {s.dropout}",
         f"number of parameters: {model.count_parameters() / 1e6:.2f}M",
     ]
@@ -49,7 +49,8 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
         count = sum(p.numel() for p in params)
         lines.append(f"num {kind} parameter tensors: {len(params)}, with {count:,} parameters")
     lines += [
-        f"using fused AdamW: {optimizer.adamw.defaults['fused']}",
+        f"using fused AdamW: {optimizer.groups[0]['fused']}",
+        *(["using Muon for the matrices inside blocks"] if s.optimizer == "muon" else []),
         f"tokens per iteration will be: {windows * s.block_size:,}",
         f"  = {s.batch_size} windows per micro-batch x {s.gradient_accumulation_steps} "
         f"micro-batches x {s.block_size} tokens per window",

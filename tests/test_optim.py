@@ -1,0 +1,107 @@
+"""Muon, against the singular value decomposition and against torch's own."""
+
+import pytest
+import torch
+
+from configurator import UserError
+from model import GPT, GPTConfig
+from tinystories import optim
+from tinystories.device import select_hardware
+from train import Settings
+
+
+def small(**changes) -> GPT:
+    torch.manual_seed(1)
+    return GPT(GPTConfig(300, 16, n_layer=2, n_head=2, n_embd=32, **changes))
+
+
+def make(gpt: GPT, **settings) -> optim.Optimizer:
+    return optim.Optimizer(gpt, select_hardware("cpu", "float32"), Settings(**settings))
+
+
+def random_gradients(gpt: GPT) -> None:
+    for parameter in gpt.parameters():
+        parameter.grad = torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("shape", [(5, 32, 32), (2, 96, 24), (3, 24, 96)])
+def test_singular_values_become_more_equal_and_the_directions_stay(shape):
+    torch.manual_seed(0)
+    u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrices = u * torch.logspace(-1.5, 0, u.shape[2]) @ vh  # singular values from 0.03 to 1
+    # In the coordinates of its singular vectors the result is diagonal.
+    inner = u.mT @ optim.orthogonalize(matrices) @ vh.mT
+    diagonal = inner.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(inner, torch.diag_embed(diagonal), atol=1e-4, rtol=0)
+    assert diagonal.min() > 0.1 and diagonal.max() < 1.9
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 96)])
+def test_a_step_is_that_of_torchs_muon(monkeypatch, shape):
+    monkeypatch.setattr(optim, "POLYNOMIALS", 5 * [(3.4445, -4.7750, 2.0315)])
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
+    optimizers = (
+        optim.Muon([(ours, 1)], torch.float32, **options),
+        torch.optim.Muon([theirs], **options),
+    )
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    moved, expected = (p.detach() - start for p in (ours, theirs))
+    # Theirs computes in bfloat16, and ours divides by 1.02 times the norm.
+    assert torch.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.99
+    assert 0.95 < moved.norm() / expected.norm() < 1.05
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
+def test_matrices_that_share_a_parameter_are_orthogonalized_one_by_one(arch):
+    gpt = small(arch=arch)
+    before = [p.detach().clone() for p, _ in gpt.block_matrices()]
+    optimizer = make(gpt, optimizer="muon", weight_decay=0.0, muon_learning_rate=0.1, grad_clip=0.0)
+    random_gradients(gpt)
+    optimizer.step(1e-3, torch.tensor(1.0), step=1)
+    for (p, count), old in zip(gpt.block_matrices(), before, strict=True):
+        for part, gradient in zip((p - old).chunk(count), p.grad.chunk(count), strict=True):
+            rows, columns = part.shape
+            expected = -0.1 * max(1, rows / columns) ** 0.5 * optim.orthogonalize(gradient[None])[0]
+            torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_muon_takes_the_matrices_of_blocks_and_both_follow_one_schedule():
+    gpt = small(arch="qwen3")
+    optimizer = make(gpt, optimizer="muon", learning_rate=1e-3, muon_learning_rate=0.02)
+    taken = [id(p) for group in optimizer.groups for p in group["params"]]
+    assert sorted(taken) == sorted(map(id, gpt.parameters()))  # each once
+    muon = [id(p) for group in optimizer.parts["muon"].param_groups for p in group["params"]]
+    assert set(muon) == {id(p) for p, _ in gpt.block_matrices()}
+    random_gradients(gpt)
+    optimizer.step(5e-4, torch.tensor(1.0), step=1)
+    assert {group["lr"] for group in optimizer.groups} == {5e-4, 0.01}
+
+
+def test_a_saved_state_is_continued_with_the_settings_of_this_run():
+    gpt, copy = small(), small()
+    first = make(gpt, optimizer="muon", weight_decay=0.1)
+    random_gradients(gpt)
+    first.step(1e-3, torch.tensor(1.0), step=1)
+    second = make(copy, optimizer="muon", weight_decay=0.3, muon_learning_rate=0.05)
+    second.load_state_dict(first.state_dict())
+    for name, part in second.parts.items():
+        decays = {group["weight_decay"] for group in part.param_groups}
+        assert decays == ({0.3, 0.0} if name == "optimizer" else {0.3})
+    assert second.parts["muon"].param_groups[0]["initial_lr"] == 0.05
+    states = (part.state_dict()["state"] for part in (first.parts["muon"], second.parts["muon"]))
+    for mine, loaded in zip(*(state.values() for state in states), strict=True):
+        assert torch.equal(mine["momentum_buffer"], loaded["momentum_buffer"])
+
+
+@pytest.mark.parametrize(("now", "before"), [("adamw", "muon"), ("muon", "adamw")])
+def test_another_optimizer_cannot_continue(now, before):
+    saved = make(small(), optimizer=before).state_dict()
+    with pytest.raises(UserError, match=f"trained with optimizer={before}"):
+        make(small(), optimizer=now).load_state_dict(saved)
