@@ -39,7 +39,9 @@ class Settings(RangedSettings):
     peer: str | None = None  # nanoGPT folder to compare with
     compare: str | None = None  # earlier bench.json to compare with
     output: Name = "bench.json"  # where the numbers go
-    # Model (tinystories_30m's)
+    # Model (tinystories_30m's) and optimizer
+    arch: Literal["gpt2", "qwen3"] = "gpt2"  # as in train.py
+    optimizer: Literal["adamw", "muon"] = "adamw"  # as in train.py
     vocab_size: Annotated[int, Range(257, 65_536)] = 50257  # ids
     batch_size: Count = 16  # windows per step
     block_size: Count = 256  # tokens per window
