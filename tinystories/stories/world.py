@@ -15,18 +15,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from tinystories.stories.cast import (
-    ADULTS,
-    ANIMALS,
-    CHILDREN,
-    HABITATS,
-    PLACES,
-    TABLES,
-    THING_ROWS,
-    Person,
-    Place,
-    Thing,
-)
+import tinystories.stories.cast as cast
+from tinystories.stories.cast import Person, Place, Thing
 
 # Added after "said", by mood. VERBS: the verb by the line's last mark, then by mood.
 MANNERS = {
@@ -61,13 +51,7 @@ class ContradictionError(Exception):
 @cache
 def _pieces(template: str) -> tuple[tuple[str, ...], ...]:
     """Split "a [b|c] d" into its alternatives: (("a ",), ("b", "c"), (" d",))."""
-    pieces = []
-    for part in template.split("["):
-        choices, bracket, rest = part.partition("]")
-        if bracket:
-            pieces.append(tuple(choices.split("|")))
-        pieces.append((rest if bracket else choices,))
-    return tuple(pieces)
+    return tuple(tuple(piece.split("|")) for piece in re.split(r"[\[\]]", template))
 
 
 @cache
@@ -81,9 +65,10 @@ class World:
     """Who is there, who holds what, who feels what, and the text so far."""
 
     def __init__(self, rng: random.Random) -> None:
+        self.plot = ""  # name of the plot's function
         self.random = rng.random
         self.animals = self.random() < 0.3  # a story about animals, or about children
-        self.place: Place = PLACES[0]
+        self.place: Place = cast.PLACES[0]
         self.here: list[Person] = []
         self.holder: dict[Thing, Person | str] = {}  # a person, a spot, or "" for eaten
         self.mood: dict[Person, str] = {}
@@ -93,8 +78,7 @@ class World:
         self.people: list[Person] = []
         self.things: list[Thing] = []
         self.facts: list[Fact] = []
-        self.text = ""
-        self.gap = ""
+        self.text = self.gap = ""  # gap: what separates the next sentence from the text
         self.subject: Person | None = None  # whom "he" or "she" would mean now
         self.speaker: Person | None = None  # who spoke in the last sentence
         self.brief = self.random() < 0.35
@@ -120,34 +104,34 @@ class World:
     def hero(self, without: str = "", animals: bool = True) -> Person:
         """The hero: a child, or an animal in a story about animals."""
         self.animals = self.animals and animals
-        pool = with_traits(ANIMALS, "lead", without) if self.animals else CHILDREN
+        pool = with_traits(cast.ANIMALS, "lead", without) if self.animals else cast.CHILDREN
         return self._person(pool)
 
     friend = hero
 
     def animal(self, traits: str = "", without: str = "") -> Person:
         """An animal, where possible one that lives at the place of the story."""
-        homes = self.place.traits & HABITATS
-        pool = with_traits(ANIMALS, traits, without)
+        homes = self.place.traits & cast.HABITATS
+        pool = with_traits(cast.ANIMALS, traits, without)
         return self._person(tuple(p for p in pool if p.traits & homes) or pool)
 
     def adult(self, traits: str = "") -> Person:
         """An adult from the world of the hero, children's or animals'."""
-        return self._person(
-            with_traits(ADULTS, ("animals " if self.animals else "people ") + traits, "")
-        )
+        kind = "animals " if self.animals else "people "
+        return self._person(with_traits(cast.ADULTS, kind + traits, ""))
 
     def thing(self, traits: str, without: str = "", look: str = "") -> Thing:
         """A thing with these traits that is not yet in the story."""
-        names = [thing.name for thing in self.things]
-        rows = [row for row in with_traits(THING_ROWS, traits, without) if row.name not in names]
-        name, looks, marks = self.pick(rows)
+        used = [thing.name for thing in self.things]
+        pool = with_traits(cast.THING_ROWS, traits, without)
+        name, looks, marks = self.pick([row for row in pool if row.name not in used])
         self.things.append(Thing(name, look or self.pick(looks), marks))
         return self.things[-1]
 
     def somewhere(self, traits: str = "", without: str = "") -> Place:
         """A place with these traits, in the wild if the story is about animals."""
-        return self.pick(with_traits(PLACES, traits + (" wild" if self.animals else ""), without))
+        wild = " wild" if self.animals else ""
+        return self.pick(with_traits(cast.PLACES, traits + wild, without))
 
     # What happens
 
@@ -165,8 +149,7 @@ class World:
         """Move the story to a place with only these people in it."""
         for person in [person for person in self.here if person not in who]:
             self.leave(person)
-        self.place = place
-        self.roles["p"] = place
+        self.place = self.roles["p"] = place
         for person in who:
             self.enter(person)
 
@@ -212,9 +195,8 @@ class World:
     def smash(self, who: Person, thing: Thing) -> None:
         """Someone breaks a thing that can break."""
         self.must(self.holder.get(thing) == who, f"{who} breaks the {thing} of another")
-        self.must(
-            "breaks" in thing.traits and thing not in self.broken, f"the {thing} cannot break"
-        )
+        can_break = "breaks" in thing.traits and thing not in self.broken
+        self.must(can_break, f"the {thing} cannot break")
         self.note("break", who, thing)
         self.broken.add(thing)
 
@@ -268,8 +250,7 @@ class World:
             sentence = about.He + sentence[len(about.name) :]
         self.text += self.gap + sentence[0].upper() + sentence[1:]
         self.gap = " "
-        self.speaker = speaker
-        self.subject = speaker or about
+        self.speaker, self.subject = speaker, speaker or about
         if self.subject:
             rivals = [p for p in self.people if p is not self.subject and p.he == self.subject.he]
             last = re.split(r"[.!?] ", sentence)[-1]
@@ -348,7 +329,7 @@ class World:
         """
         h = who[0]
         self.scene(place, *who)
-        habit, echo = self.pick(TABLES["habits"])
+        habit, echo = self.pick(cast.TABLES["habits"])
         self.cast(habit=habit.format_map(self.roles), echo=echo, met="")
         sky = sky or self.pick(("sunny", "warm", "bright", "quiet"))
         self.cast(day=sky + self.fill(" [morning|day]"))
