@@ -78,9 +78,13 @@ def replace_folder(built: Path, folder: Path) -> None:
 
 def sha256_of(*paths: Path) -> str:
     """The checksum, in hexadecimal, of one file or of several in a row."""
-    checksum = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
-            while chunk := file.read(2**22):
-                checksum.update(chunk)
-    return checksum.hexdigest()
+            hashlib.file_digest(file, lambda: sha256)
+    return sha256.hexdigest()
+
+
+def checksum(value: object, sort_keys: bool = False) -> str:
+    """The SHA-256 of a value as JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=sort_keys).encode()).hexdigest()

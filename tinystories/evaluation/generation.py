@@ -14,8 +14,8 @@ from configurator import ROOT
 from tinystories import generate
 from tinystories.evaluation import diversity
 from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
-from tinystories.evaluation.subject import Subject, checksum, numbered_lines
-from tinystories.files import atomic_write, sha256_of
+from tinystories.evaluation.subject import Subject, numbered_lines
+from tinystories.files import atomic_write, checksum, sha256_of
 from tinystories.terminal import progress
 
 PROMPTS = ROOT / "prompts" / "prompts.txt"

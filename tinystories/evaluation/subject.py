@@ -10,8 +10,6 @@ evaluate.py keeps results with their key. The same of real stories, if measured,
 "validation_stories" of a result.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +126,3 @@ def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     if not lines:
         raise UserError(f"{path} contains no {what}")
     return lines
-
-
-def checksum(texts: list) -> str:
-    """The SHA-256 of texts in lists."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
