@@ -24,7 +24,6 @@ two sets, are at least as many as those in common in the same order. Only where 
 the best ROUGE-L so far does rapidfuzz compute the longest common subsequence.
 """
 
-import functools
 import os
 import signal
 from collections import Counter, defaultdict
@@ -67,16 +66,6 @@ class Match:
     nearest_story: str  # the first training story with this ROUGE-L; "" if no word is shared
 
 
-@dataclass(frozen=True)
-class Leak:
-    """How many validation stories are among the training stories, by three measures."""
-
-    stories: int  # validation stories
-    whole: int  # those with the same words as a training story
-    prefix: int  # those with the same first 100 characters as a training story
-    ngram: int  # those with 13 words in a row that are in a training story
-
-
 def nearest(
     texts: list[str],
     folder: Path,
@@ -99,13 +88,17 @@ def leak(
     folder: Path,
     tokenizer: Tokenizer,
     progress: Callable[[int], object] = lambda tokens: None,
-) -> Leak:
+) -> dict[str, int]:
     """Count the validation stories `texts` that are among the training stories; see `nearest`.
 
-    13 words in a row is the measure of Brown et al. 2020 (GPT-3), appendix C.
+    Returns:
+        "stories": all of `texts`; "whole": those with the same words as a training story;
+        "prefix": with the same first 100 characters; "ngram": with 13 words in a row that are in a
+        training story, the measure of Brown et al. 2020 (GPT-3), appendix C.
     """
     found = _scan_all(_LeakSearch(folder, tokenizer, list(texts)), progress)
-    return Leak(found.shape[1], *found.sum(axis=1).tolist())
+    whole, prefix, ngram = found.sum(axis=1).tolist()
+    return {"stories": found.shape[1], "whole": whole, "prefix": prefix, "ngram": ngram}
 
 
 def _excerpt(text: str, start: int, end: int) -> str:
@@ -379,16 +372,17 @@ def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
     file, found = search.token_file(), search.start()
     workers = min(MAX_WORKERS, os.cpu_count() or 1) if len(file) > SINGLE_PROCESS_TOKENS else 1
     with ExitStack() as stack:
-        scan = functools.partial(map, search.scan)
+        parallel_map = map
         if workers > 1:
             ignore = (signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
             pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore)
-            scan = functools.partial(stack.enter_context(pool).map, search.scan)
+            parallel_map = stack.enter_context(pool).map
         position, size = 0, FIRST_CHUNK
         while position < len(file):
             chunks = file.story_chunks(search.tokenizer.end_of_text, size, position)
             wave = list(islice(chunks, workers))
-            for (start, stop), new in zip(wave, scan(wave, repeat(found)), strict=True):
+            results = parallel_map(search.scan, wave, repeat(found))
+            for (start, stop), new in zip(wave, results, strict=True):
                 found = search.merge(found, new)
                 progress(stop - start)
             position, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
