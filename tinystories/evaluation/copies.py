@@ -44,6 +44,7 @@ from tinystories.dataset import TokenFile
 from tinystories.evaluation.diversity import words as words_of
 from tinystories.tokenizer import Tokenizer
 
+Progress = Callable[[int], object]  # is called with the number of tokens read since the last call
 ROUGE_L: Any = Indel.normalized_similarity  # 1 - indels / (m + n): 2 LCS / (m + n), but rounded
 PREFIX_CHARS = 100  # characters that leak() compares
 LEAK_NGRAM = 13  # words in a row that count as a leak
@@ -67,27 +68,20 @@ class Match:
 
 
 def nearest(
-    texts: list[str],
-    folder: Path,
-    tokenizer: Tokenizer,
-    progress: Callable[[int], object] = lambda tokens: None,
+    texts: list[str], folder: Path, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> list[Match]:
     """Find what each text has in common with the training stories of a dataset.
 
     ROUGE-L is the F-measure of Lin (2004), section 3.1, with beta = 1: 2 LCS / (m + n) for a text
     of m words and a story of n, where LCS is the length of their longest common subsequence.
 
-    `progress` is called with the number of tokens read since the last call. Raises UserError if
-    train.bin is missing or holds ids outside the vocabulary.
+    Raises UserError if train.bin is missing or holds ids outside the vocabulary.
     """
     return _scan_all(_NearestSearch(folder, tokenizer, texts), progress)
 
 
 def leak(
-    texts: Iterable[str],
-    folder: Path,
-    tokenizer: Tokenizer,
-    progress: Callable[[int], object] = lambda tokens: None,
+    texts: Iterable[str], folder: Path, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> dict[str, int]:
     """Count the validation stories `texts` that are among the training stories; see `nearest`.
 
@@ -363,7 +357,7 @@ def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, posit
         yield np.repeat(i[part], times), positions[np.repeat(first[part], times) + nth]
 
 
-def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
+def _scan_all(search: Any, progress: Progress | None) -> Any:
     """What a search finds in all of train.bin.
 
     Chunks are scanned in waves, one chunk per process, and a wave knows the results of the waves
@@ -384,6 +378,7 @@ def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
             results = parallel_map(search.scan, wave, repeat(found))
             for (start, stop), new in zip(wave, results, strict=True):
                 found = search.merge(found, new)
-                progress(stop - start)
+                if progress:
+                    progress(stop - start)
             position, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
     return found

@@ -102,9 +102,8 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
     Raises UserError if the named one is missing, or either is damaged.
     """
     if dataset is None:
-        if not (folder / "config.json").is_file():
-            return None
-        dataset = read_config(folder).get("dataset")
+        has_config = (folder / "config.json").is_file()
+        dataset = read_config(folder).get("dataset") if has_config else None
         if not isinstance(dataset, str) or not dataset_folder(dataset).is_dir():
             return None
     return open_dataset(dataset, block_size)
