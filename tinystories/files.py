@@ -14,8 +14,7 @@ from configurator import UserError
 def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written; the old file is intact.
+    Raises UserError if the disk is full or the folder cannot be written; the old file is intact.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -49,9 +48,8 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
             or other types raise in it means no.
         advice: what to do about a damaged file, the end of the error message.
 
-    Raises:
-        UserError: a file that cannot be read, is not JSON, or has another shape.
-        FileNotFoundError: there is no such file.
+    Raises UserError for a file that cannot be read, is not JSON, or has another shape, and
+    FileNotFoundError where there is none.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -85,10 +85,9 @@ def leak(
 ) -> dict[str, int]:
     """Count the validation stories `texts` that are among the training stories; see `nearest`.
 
-    Returns:
-        "stories": all of `texts`; "whole": those with the same words as a training story;
-        "prefix": with the same first 100 characters; "ngram": with 13 words in a row that are in a
-        training story, the measure of Brown et al. 2020 (GPT-3), appendix C.
+    Returns "stories", all of `texts`; "whole", those with the same words as a training story;
+    "prefix", with the same first 100 characters; and "ngram", with 13 words in a row that are in a
+    training story, the measure of Brown et al. 2020 (GPT-3), appendix C.
     """
     found = _scan_all(_LeakSearch(folder, tokenizer, list(texts)), progress)
     whole, prefix, ngram = found.sum(axis=1).tolist()
@@ -172,9 +171,8 @@ class _Search:
     def longest_copies(self, words: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Look among the words of some stories, (W,), for copies longer than those known, (N,).
 
-        Returns:
-            words of the longest copy, and, where that is above `known`, the word of the text
-            after it; shapes (N,).
+        Returns words of the longest copy, and, where that is above `known`, the word of the text
+        after it; shapes (N,).
         """
         texts, longest, end = self.texts, known.copy(), np.zeros_like(known)
         wanted = np.where(known < texts.lengths, known + 1, 0)
@@ -253,9 +251,7 @@ def _word_bitsets(texts: _EncodedTexts, keys: np.ndarray) -> np.ndarray:
 
     Bit b says that a text has a certain word for the k-th time; keys[b] says which word and which
     k. Other words have no bit. The keys ascend, and the last one is larger than all that occur.
-
-    Returns:
-        uint64 of shape (limbs, N), 64 bits in each limb.
+    Returns uint64 of shape (limbs, N), 64 bits in each limb.
     """
     text_index, found = _occurrences(texts)
     bit = np.searchsorted(keys, found)
@@ -339,9 +335,7 @@ def _common_lengths(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) 
 def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, positions: np.ndarray):
     """Yield arrays i, j, together all pairs with story_hashes[i] == text_hashes[j], j in positions.
 
-    Args:
-        story_hashes, text_hashes: uint64.
-        positions: in such an order that text_hashes[positions] ascends.
+    The hashes are uint64; positions are in such an order that text_hashes[positions] ascends.
     """
     sought = text_hashes[positions]
     bits = (8 * len(sought) + 1).bit_length()

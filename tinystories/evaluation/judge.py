@@ -84,10 +84,8 @@ def grade(
     """Grade stories, given as (prompt, continuation), with `workers` parallel requests.
 
     Every answer is added to folder/judgements.jsonl as it arrives. Stories that the same model has
-    already answered there are not sent again.
-
-    Returns:
-        the result for evaluation.json, and why the last story without an answer has none.
+    already answered there are not sent again. Returns the result for evaluation.json, and why the
+    last story without an answer has none.
     """
     path, reason, failures = folder / "judgements.jsonl", None, 0
     prompts = [prompt(*story) for story in stories]

@@ -112,8 +112,7 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
 def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, stripped, each with its number, from 1.
 
-    Raises:
-        UserError: the file cannot be read, or there are no lines; `what` says what they hold.
+    Raises UserError if the file cannot be read, or has no lines; `what` says what they hold.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")

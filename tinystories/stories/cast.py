@@ -3,8 +3,6 @@
 They are the rows of the tables in cast.txt.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,8 +11,6 @@ and then writes one of several sentences. A new plot is a function here and a li
 All random choices use `random.Random(str)` and its `random()`, which Python keeps stable.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 

@@ -7,8 +7,6 @@ templates: `{h}` is the person in role h, `{h.his}` a pronoun, `{t.a}` the thing
 article, and `[ran|walked]` is replaced by one of the two.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence
