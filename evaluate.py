@@ -165,8 +165,7 @@ def evaluate(subject: Subject) -> dict:
             cached[part] = {"key": module.key(subject)} | measured
             if part == "generation":
                 drop_outdated(cached)
-            in_order = {name: cached[name] for name in PARTS if name in cached}
-            write_results(path, subject.info, in_order)
+            write_results(path, subject.info, {p: cached[p] for p in PARTS if p in cached})
     return {"run": subject.info} | {part: cached[part] for part in s.parts()}
 
 

@@ -235,9 +235,8 @@ class _NearestSearch(_Search):
                 common += np.bitwise_count(bitsets[limb] & self.bitsets[limb, k])
             can_improve = np.flatnonzero(2 * common / both > match.rouge_l)
             text, candidates = self.strings[k], strings[can_improve].tolist()
-            if best := process.extractOne(
-                text, candidates, scorer=ROUGE_L, score_cutoff=match.rouge_l
-            ):
+            options = {"scorer": ROUGE_L, "score_cutoff": match.rouge_l}
+            if best := process.extractOne(text, candidates, **options):
                 story = can_improve[best[2]]
                 rouge_l = float(2 * LCSseq.similarity(text, strings[story]) / both[story])
                 if rouge_l > match.rouge_l:

@@ -18,10 +18,7 @@ def read_results(path: Path, info: dict) -> dict:
 
     None of them if it is about another model than `info`, of another format, or was changed.
     """
-    try:
-        stored = read_json(path, bool, "delete it to measure again")
-    except FileNotFoundError:
-        return {}
+    stored = read_json(path, bool, "delete it to measure again") if path.exists() else {}
     results = {name: stored[name] for name in stored.keys() - {"run", "checksum"}}
     unchanged = stored.get("checksum") == checksum([FORMAT, info, results], sort_keys=True)
     return results if unchanged else {}
