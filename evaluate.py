@@ -165,8 +165,7 @@ def evaluate(subject: Subject) -> dict:
             cached[part] = {"key": module.key(subject)} | measured
             if part == "generation":
                 drop_outdated(cached)
-            in_order = {name: cached[name] for name in PARTS if name in cached}
-            write_results(path, subject.info, in_order)
+            write_results(path, subject.info, {p: cached[p] for p in PARTS if p in cached})
     return {"run": subject.info} | {part: cached[part] for part in s.parts()}
 
 
@@ -183,7 +182,9 @@ def print_table(evaluated: dict[str, dict]) -> None:
     names = distinct_names(list(map(run_folder, evaluated)))
     by_heading = dict(zip(names, evaluated.values(), strict=True))
     columns = {name: run_rows(r["run"]) | column(r) for name, r in by_heading.items()}
-    real = {name: real_column(result) for name, result in by_heading.items()}
+    real = {}  # metrics of real validation stories: the reference values for generated ones
+    for name, result in by_heading.items():
+        real[name] = column({p: result[p].get("validation_stories") for p in PARTS if p in result})
     same = all(column == next(iter(real.values())) for column in real.values())
     for name in filter(real.get, real):
         columns["real stories" if same else f"{name}, real"] = real[name]
@@ -206,12 +207,6 @@ def column(result: dict) -> Rows:
     """The rows of the parts that are there."""
     rows = [MODULES[part].rows(result[part]) for part in PARTS if result.get(part)]
     return {section: values for part in rows for section, values in part.items()}
-
-
-def real_column(result: dict) -> Rows:
-    """Metrics of real validation stories: the reference values for generated ones."""
-    parts = filter(result.get, PARTS)
-    return column({part: result[part].get("validation_stories") for part in parts})
 
 
 if __name__ == "__main__":

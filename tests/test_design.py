@@ -121,7 +121,7 @@ def test_the_table_names_every_module_and_nothing_else():
     package = {
         f"{path.name}/" if path.is_dir() else path.name
         for path in (ROOT / "tinystories").iterdir()
-        if path.name not in ("__init__.py", "__pycache__")
+        if path.name not in ("__init__.py", "__pycache__", "plots.mplstyle")
     }
     assert listed == package | {f"{name}.py" for name in MODULES_AT_THE_TOP}
 

@@ -86,8 +86,7 @@ def read_meta(folder: Path) -> dict | None:
 class TokenFile:
     """One .bin, memory-mapped: only the tokens that are asked for are read.
 
-    Raises:
-        UserError: a file that is missing, of odd size, or shorter than one window.
+    Raises UserError for a file that is missing, of odd size, or shorter than one window.
     """
 
     def __init__(self, path: Path, vocab_size: int, block_size: int):
@@ -110,12 +109,9 @@ class TokenFile:
     def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of the windows that begin at `starts`.
 
-        Returns:
-            x and y of shape (len(starts), block_size), int64, where y is x one token later. Past
-            the end of the file x is 0 and y is -1, which the loss ignores.
-
-        Raises:
-            UserError: an id outside the vocabulary, with its position.
+        x and y have shape (len(starts), block_size), int64; y is x one token later. Past the end of
+        the file x is 0 and y is -1, which the loss ignores. Raises UserError for an id outside the
+        vocabulary, with its position.
         """
         T = self.block_size
         x = np.zeros((len(starts), T), dtype=np.int64)
@@ -134,9 +130,8 @@ class TokenFile:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The windows that begin at `starts`, `batch_size` at a time, as x and y of `windows`.
 
-        Args:
-            pad: fill the last batch with windows that have no target: a compiled model would be
-                compiled again for a smaller batch.
+        `pad` fills the last batch with windows that have no target: a compiled model would be
+        compiled again for a smaller batch.
         """
         for first in range(0, len(starts), batch_size):
             batch = starts[first : first + batch_size]
@@ -268,11 +263,8 @@ class Dataset:
 def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dataset:
     """Open data/<dataset>/; without meta.json its ids are assumed to be GPT-2's.
 
-    Args:
-        docs: docstrings that may hold the command which prepares the dataset.
-
-    Raises:
-        UserError: the folder or a file is missing or damaged, or they do not fit together.
+    `docs` are docstrings that may hold the command which prepares the dataset. Raises UserError if
+    the folder or a file is missing or damaged, or they do not fit together.
     """
     folder = dataset_folder(dataset)
     if not folder.is_dir():

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -19,33 +18,15 @@ from configurator import UserError
 from tinystories.files import atomic_write
 from tinystories.terminal import distinct_names, short_count
 
-# Distinct for all common kinds of color blindness (Okabe and Ito, "Color Universal Design", 2008).
-BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-ORANGE, SKY, BLACK = "#e69f00", "#56b4e9", "#000000"
-COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-GRAY, INK = "#8c8c8c", "#333333"
+STYLE = Path(__file__).with_name("plots.mplstyle")
+BLUE, VERMILLION, GREEN, SKY = "#0072b2", "#d55e00", "#009e73", "#56b4e9"  # as in STYLE
+INK = "#333333"
 BLUE_SHADES = ("#cfe3f1", "#8fbfdf", "#3f8fc4", "#0b5a91")
 
 WIDTH = 9.0  # inches
 DPI = 150
 TICK_STEPS = (1, 2, 5, 10)  # ticks are 1, 2 or 5 times a power of ten apart
 PLOTTED = "step tokens minutes loss learning_rate grad_norm train_loss val_loss val_bits_per_byte"
-STYLE = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GRAY),
-    "font.size": 9.5,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLORS),
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-}
 
 
 def plot_run(folder: Path) -> None:
@@ -142,10 +123,9 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
 def saved_figure(path: Path, height: float) -> Iterator[Figure]:
     """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end."""
     png = io.BytesIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(fname=STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn for it
         figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
         yield figure
         figure.savefig(png, format="png")
     atomic_write(path, png.getvalue())

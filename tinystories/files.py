@@ -14,8 +14,7 @@ from configurator import UserError
 def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written; the old file is intact.
+    Raises UserError if the disk is full or the folder cannot be written; the old file is intact.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -49,9 +48,8 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
             or other types raise in it means no.
         advice: what to do about a damaged file, the end of the error message.
 
-    Raises:
-        UserError: a file that cannot be read, is not JSON, or has another shape.
-        FileNotFoundError: there is no such file.
+    Raises UserError for a file that cannot be read, is not JSON, or has another shape, and
+    FileNotFoundError where there is none.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -78,9 +76,13 @@ def replace_folder(built: Path, folder: Path) -> None:
 
 def sha256_of(*paths: Path) -> str:
     """The checksum, in hexadecimal, of one file or of several in a row."""
-    checksum = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
-            while chunk := file.read(2**22):
-                checksum.update(chunk)
-    return checksum.hexdigest()
+            hashlib.file_digest(file, lambda: sha256)
+    return sha256.hexdigest()
+
+
+def checksum(value: object, sort_keys: bool = False) -> str:
+    """The SHA-256 of a value as JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=sort_keys).encode()).hexdigest()

@@ -119,14 +119,8 @@ class StopSignal:
     def sync(self, fraction: float = 0.0) -> float:
         """Wait for all processes, so that they stop together and see the same clock.
 
-        Args:
-            fraction: of the time limit that is used, 0 to 1.
-
-        Returns:
-            rank 0's fraction.
-
-        Raises:
-            Stopped: a signal came to one of the processes.
+        `fraction` is the part of the time limit that is used, 0 to 1; rank 0's is returned. Raises
+        Stopped if a signal came to one of the processes.
         """
         number = self.number
         if WORLD_SIZE > 1:

@@ -45,8 +45,7 @@ def right_aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def sections_table(columns: dict[str, dict[str, dict[str, str]]], label_width: int = 29) -> str:
     """Columns side by side under their names, as many at a time as the screen takes.
 
-    Args:
-        columns: by name; of each column its cells by section and by label.
+    `columns` are by name; each has its cells by section and by label.
     """
     longest = SCREEN - label_width - 2
     names = [name if len(name) <= longest else "..." + name[3 - longest :] for name in columns]

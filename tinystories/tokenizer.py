@@ -16,7 +16,6 @@ Ranks 0 to 255 are the single bytes, so every text can be encoded.
 
 import base64
 import functools
-import hashlib
 import json
 import os
 import re
@@ -31,7 +30,7 @@ import rustbpe
 import tiktoken
 
 from configurator import UserError
-from tinystories.files import atomic_write
+from tinystories.files import atomic_write, checksum
 
 KINDS = ("gpt2", "bpe")
 END_OF_TEXT = "<|endoftext|>"  # name of the id that follows each story; text never encodes to it
@@ -144,7 +143,7 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A sha256 of all that determines the ids: equal fingerprints, equal ids for every text."""
-        return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()
+        return checksum(self._identity())
 
     def _identity(self) -> dict:
         ranks = [base64.b64encode(token).decode() for token in self.tokens]
@@ -159,8 +158,20 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
         """Read what save() wrote; raises UserError for a file that is missing or damaged."""
+        expected = {"format_version", "kind", "fingerprint", "pattern", "end_of_text", "ranks"}
         try:
-            return _from_json(Path(path).read_text(encoding="utf-8"))
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(stored, dict) or expected - stored.keys():
+                raise ValueError("not written by this project")
+            if stored["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {stored['format_version']}, not {FORMAT_VERSION}")
+            tokens = [base64.b64decode(token, validate=True) for token in stored["ranks"]]
+            tokenizer = cls(stored["kind"], stored["pattern"], tokens)
+            if stored["end_of_text"] != tokenizer.end_of_text:
+                raise ValueError("end of text is not the last id")
+            if stored["fingerprint"] != tokenizer.fingerprint:
+                raise ValueError("its fingerprint does not match")
+            return tokenizer
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
         except (ValueError, TypeError, RecursionError) as error:
@@ -244,23 +255,6 @@ def check_size(vocab_size: int, largest: int) -> None:
             f"vocab_size={vocab_size} is out of range: {MIN_VOCAB_SIZE} "
             f"(every byte and end of text) to {largest} ({why})"
         )
-
-
-def _from_json(text: str) -> Tokenizer:
-    """The tokenizer that save() wrote as `text`; ValueError or TypeError where it is none."""
-    stored = json.loads(text)
-    expected = {"format_version", "kind", "fingerprint", "pattern", "end_of_text", "ranks"}
-    if not isinstance(stored, dict) or expected - stored.keys():
-        raise ValueError("not written by this project")
-    if stored["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format version {stored['format_version']}, not {FORMAT_VERSION}")
-    tokens = [base64.b64decode(token, validate=True) for token in stored["ranks"]]
-    tokenizer = Tokenizer(stored["kind"], stored["pattern"], tokens)
-    if stored["end_of_text"] != tokenizer.end_of_text:
-        raise ValueError("end of text is not the last id")
-    if stored["fingerprint"] != tokenizer.fingerprint:
-        raise ValueError("its fingerprint does not match")
-    return tokenizer
 
 
 def parallel_map(function: Callable, items: Iterable) -> Iterator:

@@ -24,7 +24,6 @@ two sets, are at least as many as those in common in the same order. Only where 
 the best ROUGE-L so far does rapidfuzz compute the longest common subsequence.
 """
 
-import functools
 import os
 import signal
 from collections import Counter, defaultdict
@@ -45,6 +44,7 @@ from tinystories.dataset import TokenFile
 from tinystories.evaluation.diversity import words as words_of
 from tinystories.tokenizer import Tokenizer
 
+Progress = Callable[[int], object]  # is called with the number of tokens read since the last call
 ROUGE_L: Any = Indel.normalized_similarity  # 1 - indels / (m + n): 2 LCS / (m + n), but rounded
 PREFIX_CHARS = 100  # characters that leak() compares
 LEAK_NGRAM = 13  # words in a row that count as a leak
@@ -67,45 +67,31 @@ class Match:
     nearest_story: str  # the first training story with this ROUGE-L; "" if no word is shared
 
 
-@dataclass(frozen=True)
-class Leak:
-    """How many validation stories are among the training stories, by three measures."""
-
-    stories: int  # validation stories
-    whole: int  # those with the same words as a training story
-    prefix: int  # those with the same first 100 characters as a training story
-    ngram: int  # those with 13 words in a row that are in a training story
-
-
 def nearest(
-    texts: list[str],
-    folder: Path,
-    tokenizer: Tokenizer,
-    progress: Callable[[int], object] = lambda tokens: None,
+    texts: list[str], folder: Path, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> list[Match]:
     """Find what each text has in common with the training stories of a dataset.
 
     ROUGE-L is the F-measure of Lin (2004), section 3.1, with beta = 1: 2 LCS / (m + n) for a text
     of m words and a story of n, where LCS is the length of their longest common subsequence.
 
-    `progress` is called with the number of tokens read since the last call. Raises UserError if
-    train.bin is missing or holds ids outside the vocabulary.
+    Raises UserError if train.bin is missing or holds ids outside the vocabulary.
     """
     return _scan_all(_NearestSearch(folder, tokenizer, texts), progress)
 
 
 def leak(
-    texts: Iterable[str],
-    folder: Path,
-    tokenizer: Tokenizer,
-    progress: Callable[[int], object] = lambda tokens: None,
-) -> Leak:
+    texts: Iterable[str], folder: Path, tokenizer: Tokenizer, progress: Progress | None = None
+) -> dict[str, int]:
     """Count the validation stories `texts` that are among the training stories; see `nearest`.
 
-    13 words in a row is the measure of Brown et al. 2020 (GPT-3), appendix C.
+    Returns "stories", all of `texts`; "whole", those with the same words as a training story;
+    "prefix", with the same first 100 characters; and "ngram", with 13 words in a row that are in a
+    training story, the measure of Brown et al. 2020 (GPT-3), appendix C.
     """
     found = _scan_all(_LeakSearch(folder, tokenizer, list(texts)), progress)
-    return Leak(found.shape[1], *found.sum(axis=1).tolist())
+    whole, prefix, ngram = found.sum(axis=1).tolist()
+    return {"stories": found.shape[1], "whole": whole, "prefix": prefix, "ngram": ngram}
 
 
 def _excerpt(text: str, start: int, end: int) -> str:
@@ -185,9 +171,8 @@ class _Search:
     def longest_copies(self, words: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Look among the words of some stories, (W,), for copies longer than those known, (N,).
 
-        Returns:
-            words of the longest copy, and, where that is above `known`, the word of the text
-            after it; shapes (N,).
+        Returns words of the longest copy, and, where that is above `known`, the word of the text
+        after it; shapes (N,).
         """
         texts, longest, end = self.texts, known.copy(), np.zeros_like(known)
         wanted = np.where(known < texts.lengths, known + 1, 0)
@@ -250,9 +235,8 @@ class _NearestSearch(_Search):
                 common += np.bitwise_count(bitsets[limb] & self.bitsets[limb, k])
             can_improve = np.flatnonzero(2 * common / both > match.rouge_l)
             text, candidates = self.strings[k], strings[can_improve].tolist()
-            if best := process.extractOne(
-                text, candidates, scorer=ROUGE_L, score_cutoff=match.rouge_l
-            ):
+            options = {"scorer": ROUGE_L, "score_cutoff": match.rouge_l}
+            if best := process.extractOne(text, candidates, **options):
                 story = can_improve[best[2]]
                 rouge_l = float(2 * LCSseq.similarity(text, strings[story]) / both[story])
                 if rouge_l > match.rouge_l:
@@ -266,9 +250,7 @@ def _word_bitsets(texts: _EncodedTexts, keys: np.ndarray) -> np.ndarray:
 
     Bit b says that a text has a certain word for the k-th time; keys[b] says which word and which
     k. Other words have no bit. The keys ascend, and the last one is larger than all that occur.
-
-    Returns:
-        uint64 of shape (limbs, N), 64 bits in each limb.
+    Returns uint64 of shape (limbs, N), 64 bits in each limb.
     """
     text_index, found = _occurrences(texts)
     bit = np.searchsorted(keys, found)
@@ -352,9 +334,7 @@ def _common_lengths(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) 
 def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, positions: np.ndarray):
     """Yield arrays i, j, together all pairs with story_hashes[i] == text_hashes[j], j in positions.
 
-    Args:
-        story_hashes, text_hashes: uint64.
-        positions: in such an order that text_hashes[positions] ascends.
+    The hashes are uint64; positions are in such an order that text_hashes[positions] ascends.
     """
     sought = text_hashes[positions]
     bits = (8 * len(sought) + 1).bit_length()
@@ -370,7 +350,7 @@ def _matching_positions(story_hashes: np.ndarray, text_hashes: np.ndarray, posit
         yield np.repeat(i[part], times), positions[np.repeat(first[part], times) + nth]
 
 
-def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
+def _scan_all(search: Any, progress: Progress | None) -> Any:
     """What a search finds in all of train.bin.
 
     Chunks are scanned in waves, one chunk per process, and a wave knows the results of the waves
@@ -379,17 +359,19 @@ def _scan_all(search: Any, progress: Callable[[int], object]) -> Any:
     file, found = search.token_file(), search.start()
     workers = min(MAX_WORKERS, os.cpu_count() or 1) if len(file) > SINGLE_PROCESS_TOKENS else 1
     with ExitStack() as stack:
-        scan = functools.partial(map, search.scan)
+        parallel_map = map
         if workers > 1:
             ignore = (signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
             pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore)
-            scan = functools.partial(stack.enter_context(pool).map, search.scan)
+            parallel_map = stack.enter_context(pool).map
         position, size = 0, FIRST_CHUNK
         while position < len(file):
             chunks = file.story_chunks(search.tokenizer.end_of_text, size, position)
             wave = list(islice(chunks, workers))
-            for (start, stop), new in zip(wave, scan(wave, repeat(found)), strict=True):
+            results = parallel_map(search.scan, wave, repeat(found))
+            for (start, stop), new in zip(wave, results, strict=True):
                 found = search.merge(found, new)
-                progress(stop - start)
+                if progress:
+                    progress(stop - start)
             position, size = wave[-1][1], min(4 * size, LARGEST_CHUNK)
     return found

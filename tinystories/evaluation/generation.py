@@ -14,8 +14,8 @@ from configurator import ROOT
 from tinystories import generate
 from tinystories.evaluation import diversity
 from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
-from tinystories.evaluation.subject import Subject, checksum, numbered_lines
-from tinystories.files import atomic_write, sha256_of
+from tinystories.evaluation.subject import Subject, numbered_lines
+from tinystories.files import atomic_write, checksum, sha256_of
 from tinystories.terminal import progress
 
 PROMPTS = ROOT / "prompts" / "prompts.txt"
@@ -119,7 +119,6 @@ def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
     """
     s, hardware = subject.settings, subject.hardware
     model = generate.prepare_for_generation(subject.model.eval(), hardware)
-    sampling = generate.Sampling(s.temperature)
     stories = []
     for i, prompt in enumerate(progress(read_prompts(s.prompts or PROMPTS), "generating", "batch")):
         pieces = generate.generate_stories(
@@ -129,7 +128,7 @@ def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
             prompt,
             s.samples_per_prompt,
             max_new_tokens=4 * s.max_chars,  # never cuts: a character has at most 4 tokens
-            sampling=sampling,
+            sampling=generate.Sampling(s.temperature),
             seed=s.seed + i,
             max_chars=s.max_chars,  # tokens would give small vocabularies shorter stories
         )

@@ -5,7 +5,6 @@ the continuation as an exercise of a student, and asked for grades from 1 to 10 
 age group. So do we, in our own words, and in a form that a program can parse.
 """
 
-import hashlib
 import ipaddress
 import json
 import os
@@ -15,7 +14,7 @@ import threading
 import urllib.parse
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
 
@@ -26,6 +25,7 @@ from configurator import ROOT, UserError
 from tinystories.evaluation.generation import read_generated, stories_key
 from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
+from tinystories.files import checksum
 from tinystories.terminal import log_stderr, progress
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
@@ -84,41 +84,37 @@ def grade(
     """Grade stories, given as (prompt, continuation), with `workers` parallel requests.
 
     Every answer is added to folder/judgements.jsonl as it arrives. Stories that the same model has
-    already answered there are not sent again.
-
-    Returns:
-        the result for evaluation.json, and why the last story without an answer has none.
+    already answered there are not sent again. Returns the result for evaluation.json, and why the
+    last story without an answer has none.
     """
     path, reason, failures = folder / "judgements.jsonl", None, 0
     prompts = [prompt(*story) for story in stories]
-    asked = [json.dumps([judge.model, text]) for text in prompts]
-    keys = [hashlib.sha256(text.encode()).hexdigest() for text in asked]
+    keys = [checksum([judge.model, text]) for text in prompts]
     answers = read_answers(path)
     new = {key: text for key, text in zip(keys, prompts, strict=True) if key not in answers}
+    lock = threading.Lock()
+
+    def ask(key: str) -> None:
+        answer = judge.ask(new[key])
+        row = {"key": key, "model": judge.model, "prompt": new[key], "answer": answer}
+        with lock:
+            append_line(path, row)
+        answers[key] = answer
+
     pool = ThreadPoolExecutor(workers)
-    requests = {pool.submit(judge.ask, text): key for key, text in new.items()}
-
-    def keep(future: Future) -> None:
-        key = requests.pop(future)
-        answers[key] = future.result()
-        row = {"key": key, "model": judge.model, "prompt": new[key], "answer": answers[key]}
-        append_line(path, row)
-
+    requests = [pool.submit(ask, key) for key in new]
     try:
-        for future in progress(as_completed(requests), "judge", "story", total=len(new)):
+        for request in progress(as_completed(requests), "judge", "story", total=len(new)):
             try:
-                keep(future)
+                request.result()
                 failures = 0
             except RequestFailed as error:
                 reason, failures = str(error), failures + 1
                 if failures == MAX_CONSECUTIVE_FAILURES:
                     break
-    finally:  # answers of running requests are paid for: keep them
+    finally:  # running requests are paid for: they end, and keep their answers
         judge.stopped.set()
         pool.shutdown(cancel_futures=True)
-        for future in list(requests):
-            if not (future.cancelled() or future.exception()):
-                keep(future)
     return summary(list(map(answers.get, keys))), reason
 
 

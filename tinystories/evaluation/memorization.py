@@ -5,7 +5,6 @@ Also --leak, which looks for the validation stories in the training stories.
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import astuple
 from itertools import zip_longest
 from textwrap import shorten, wrap
 
@@ -95,7 +94,8 @@ def nearest_stories(result: dict) -> str:
 def leak_table(stories: Iterable[str], data: Dataset) -> str:
     """How many validation stories are in the training stories of a dataset."""
     with progress(None, "leak", "tok", total=len(data.train), unit_scale=True) as bar:
-        total, *counts = astuple(copies.leak(stories, data.folder, data.tokenizer, bar.update))
+        leaked = copies.leak(stories, data.folder, data.tokenizer, bar.update)
+    total, *counts = leaked.values()
     labels = ("entire story", "first 100 characters", "13 consecutive words")
     lines = [f"Of {total:,} validation stories, found in the training text:"]
     for label, count in zip(labels, counts, strict=True):

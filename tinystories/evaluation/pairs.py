@@ -11,7 +11,8 @@ import numpy as np
 
 from configurator import ROOT, UserError
 from tinystories.evaluation.results import Rows, percent, proportion_with_ci
-from tinystories.evaluation.subject import Subject, checksum, numbered_lines
+from tinystories.evaluation.subject import Subject, numbered_lines
+from tinystories.files import checksum
 
 PAIRS = ROOT / "prompts" / "pairs.jsonl"
 REQUIRED_FIELDS = ("group", "kind", "beginning", "right", "wrong")

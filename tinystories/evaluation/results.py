@@ -3,13 +3,11 @@
 Also the numbers in it: proportions with their interval, and how the table shows numbers.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinystories.files import read_json, write_json
+from tinystories.files import checksum, read_json, write_json
 
 Rows = dict[str, dict[str, str]]  # of the table: the cell of each label, by section
 FORMAT = 2  # of evaluation.json
@@ -20,23 +18,16 @@ def read_results(path: Path, info: dict) -> dict:
 
     None of them if it is about another model than `info`, of another format, or was changed.
     """
-    try:
-        stored = read_json(path, bool, "delete it to measure again")
-    except FileNotFoundError:
-        return {}
+    stored = read_json(path, bool, "delete it to measure again") if path.exists() else {}
     results = {name: stored[name] for name in stored.keys() - {"run", "checksum"}}
-    return results if stored.get("checksum") == results_checksum(info, results) else {}
+    unchanged = stored.get("checksum") == checksum([FORMAT, info, results], sort_keys=True)
+    return results if unchanged else {}
 
 
 def write_results(path: Path, info: dict, results: dict) -> None:
     """Write what `read_results` reads, atomically."""
-    write_json(path, {"run": info, "checksum": results_checksum(info, results)} | results)
-
-
-def results_checksum(info: dict, results: dict) -> str:
-    """The SHA-256 of all that evaluation.json holds."""
-    text = json.dumps([FORMAT, info, results], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    sha256 = checksum([FORMAT, info, results], sort_keys=True)
+    write_json(path, {"run": info, "checksum": sha256} | results)
 
 
 def proportion_with_ci(outcomes: Sequence[bool]) -> dict:

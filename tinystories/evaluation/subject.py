@@ -10,8 +10,6 @@ evaluate.py keeps results with their key. The same of real stories, if measured,
 "validation_stories" of a result.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +102,8 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
     Raises UserError if the named one is missing, or either is damaged.
     """
     if dataset is None:
-        if not (folder / "config.json").is_file():
-            return None
-        dataset = read_config(folder).get("dataset")
+        has_config = (folder / "config.json").is_file()
+        dataset = read_config(folder).get("dataset") if has_config else None
         if not isinstance(dataset, str) or not dataset_folder(dataset).is_dir():
             return None
     return open_dataset(dataset, block_size)
@@ -115,8 +112,7 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
 def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, stripped, each with its number, from 1.
 
-    Raises:
-        UserError: the file cannot be read, or there are no lines; `what` says what they hold.
+    Raises UserError if the file cannot be read, or has no lines; `what` says what they hold.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -128,8 +124,3 @@ def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     if not lines:
         raise UserError(f"{path} contains no {what}")
     return lines
-
-
-def checksum(texts: list) -> str:
-    """The SHA-256 of texts in lists."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

@@ -3,8 +3,7 @@
 They are the rows of the tables in cast.txt.
 """
 
-from __future__ import annotations
-
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,19 +74,14 @@ class Place:
 
 def _read_tables(path: Path) -> dict[str, list[list[str]]]:
     """The rows of each section of a file like cast.txt."""
-    tables, name = {}, ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    tables, rows = {}, []
+    text = path.read_text(encoding="utf-8")
+    for line in re.sub("\n +", " ", text).splitlines():  # a line with a blank goes on with the row
         if line.startswith("== "):
-            name = line.removeprefix("== ")
-            tables[name] = []
-        elif line.startswith(" "):  # the row above continues
-            tables[name][-1] += " " + line.strip()
+            rows = tables[line.removeprefix("== ")] = []
         elif line and not line.startswith("#"):
-            tables[name].append(line)
-    return {
-        name: [[cell.strip() for cell in row.split("|")] for row in rows]
-        for name, rows in tables.items()
-    }
+            rows.append([cell.strip() for cell in line.split("|")])
+    return tables
 
 
 def _place(name: str, preposition: str, traits: str, spots: str, high: str, water: str) -> Place:

@@ -174,9 +174,10 @@ def _rejection_rule(text: str, story: str, repair_only: bool) -> str | None:
         return "unrepairable"
     if len(story) < MIN_BYTES and len(story.encode()) < MIN_BYTES:
         return "short"
-    if _ECHO.match(story) or (not story[0].isupper() and _starts_midway(story)):
+    first = story.lstrip(_OPENERS)[:1]
+    if _ECHO.match(story) or first == "" or first.islower() or first in _MID_START:
         return "starts_midway"
-    if story[-1] not in _ENDS and _ends_midway(story):
+    if _ends_midway(story):
         return "ends_midway"
     return None
 
@@ -190,12 +191,6 @@ def _is_broken(text: str) -> bool:
     from ftfy.badness import is_bad
 
     return is_bad(text)  # «CAFÉ» only looks like mojibake
-
-
-def _starts_midway(story: str) -> bool:
-    """Whether the story starts in the middle of a sentence."""
-    first = story.lstrip(_OPENERS)[:1]
-    return first == "" or first.islower() or first in _MID_START
 
 
 def _ends_midway(story: str) -> bool:

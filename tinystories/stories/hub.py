@@ -4,7 +4,6 @@ import fnmatch
 import itertools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,14 +34,10 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
     Without the network, a branch is what it was last time. Raises UserError for files that cannot
     be downloaded, or are incomplete or damaged.
     """
-    from huggingface_hub import snapshot_download
-
     repo, commit, files = dataset.repo, revision, {}
     for split, part in dataset.splits.items():
         for pattern in part.patterns:
-            which = {"repo_type": "dataset", "revision": commit, "allow_patterns": pattern}
-            with _translate_hub_errors(repo, revision):
-                folder = Path(snapshot_download(repo, **which))
+            folder = _download(repo, commit, pattern)
             commit = folder.name
             names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
             files[split] = tuple(folder / name for name in sorted(fnmatch.filter(names, pattern)))
@@ -60,13 +55,13 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
     return commit, files
 
 
-@contextmanager
-def _translate_hub_errors(repo: str, revision: str) -> Iterator[None]:
-    """Turn the exceptions of the hub's client into one line that says what to do."""
-    from huggingface_hub import constants, errors
+def _download(repo: str, revision: str, pattern: str) -> Path:
+    """The folder of the files that fit a pattern; UserError says what to do where it fails."""
+    from huggingface_hub import constants, errors, snapshot_download
 
+    options = {"repo_type": "dataset", "revision": revision, "allow_patterns": pattern}
     try:
-        yield
+        return Path(snapshot_download(repo, **options))
     except Exception as error:  # sockets, HTTP, TLS, Xet and disks have their own exceptions
         reason = error.__cause__ or error
         text = " ".join(f"{type(reason).__name__}: {reason}".split())[:160]

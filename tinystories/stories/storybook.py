@@ -11,25 +11,11 @@ and then writes one of several sentences. A new plot is a function here and a li
 All random choices use `random.Random(str)` and its `random()`, which Python keeps stable.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from tinystories.stories.cast import ANIMALS, PLACE, TABLES, Person, Thing
-from tinystories.stories.world import Fact, World
-
-
-@dataclass(frozen=True)
-class Story:
-    """A generated story, with the facts that its sentences were made from."""
-
-    plot: str  # name of the plot's function
-    text: str
-    people: tuple[Person, ...]
-    things: tuple[Thing, ...]
-    facts: tuple[Fact, ...]
+from tinystories.stories.cast import ANIMALS, PLACE, TABLES, Person
+from tinystories.stories.world import World
 
 
 def lost(w: World) -> None:
@@ -956,36 +942,18 @@ def turns(w: World) -> None:
 
 
 PLOTS: tuple[Callable[[World], None], ...] = (
-    lost,
-    stuck_high,
-    floated,
-    mended,
-    truth,
-    shared_bite,
-    brave,
-    little_one,
-    gift,
-    rained_out,
-    noise,
-    seed,
-    bake,
-    unstuck,
-    shiny,
-    learn,
-    newcomer,
-    heavy,
-    turns,
+    *(lost, stuck_high, floated, mended, truth, shared_bite, brave, little_one, gift, rained_out),
+    *(noise, seed, bake, unstuck, shiny, learn, newcomer, heavy, turns),
 )
 
 
-def make_story(index: int, seed: int = 0) -> Story:
-    """Generate story number `index` of a seed."""
-    rng = random.Random(f"storybook {seed} {index}")
-    world = World(rng)
+def make_story(index: int, seed: int = 0) -> World:
+    """Generate story number `index` of a seed; its text and facts are in the world it leaves."""
+    world = World(random.Random(f"storybook {seed} {index}"))
     plot = world.pick(PLOTS)
+    world.plot = plot.__name__
     plot(world)
-    people, things = tuple(world.people), tuple(world.things)
-    return Story(plot.__name__, world.text, people, things, tuple(world.facts))
+    return world
 
 
 def stories(count: int, seed: int = 0) -> Iterator[str]:

@@ -7,26 +7,14 @@ templates: `{h}` is the person in role h, `{h.his}` a pronoun, `{t.a}` the thing
 article, and `[ran|walked]` is replaced by one of the two.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from tinystories.stories.cast import (
-    ADULTS,
-    ANIMALS,
-    CHILDREN,
-    HABITATS,
-    PLACES,
-    TABLES,
-    THING_ROWS,
-    Person,
-    Place,
-    Thing,
-)
+import tinystories.stories.cast as cast
+from tinystories.stories.cast import Person, Place, Thing
 
 # Added after "said", by mood. VERBS: the verb by the line's last mark, then by mood.
 MANNERS = {
@@ -61,13 +49,7 @@ class ContradictionError(Exception):
 @cache
 def _pieces(template: str) -> tuple[tuple[str, ...], ...]:
     """Split "a [b|c] d" into its alternatives: (("a ",), ("b", "c"), (" d",))."""
-    pieces = []
-    for part in template.split("["):
-        choices, bracket, rest = part.partition("]")
-        if bracket:
-            pieces.append(tuple(choices.split("|")))
-        pieces.append((rest if bracket else choices,))
-    return tuple(pieces)
+    return tuple(tuple(piece.split("|")) for piece in re.split(r"[\[\]]", template))
 
 
 @cache
@@ -81,11 +63,12 @@ class World:
     """Who is there, who holds what, who feels what, and the text so far."""
 
     def __init__(self, rng: random.Random) -> None:
+        self.plot = ""  # name of the plot's function
         self.random = rng.random
         self.animals = self.random() < 0.3  # a story about animals, or about children
-        self.place: Place = PLACES[0]
+        self.place: Place = cast.PLACES[0]
         self.here: list[Person] = []
-        self.holder: dict[Thing, Person | str] = {}  # a person, a spot, or "" for eaten
+        self.holder: dict[object, Person | str] = {}  # a person, a spot, or "" for eaten
         self.mood: dict[Person, str] = {}
         self.moved: dict[Person, int] = {}  # how many facts there were when a mood changed
         self.broken: set[Thing] = set()
@@ -93,8 +76,7 @@ class World:
         self.people: list[Person] = []
         self.things: list[Thing] = []
         self.facts: list[Fact] = []
-        self.text = ""
-        self.gap = ""
+        self.text = self.gap = ""  # gap: what separates the next sentence from the text
         self.subject: Person | None = None  # whom "he" or "she" would mean now
         self.speaker: Person | None = None  # who spoke in the last sentence
         self.brief = self.random() < 0.35
@@ -120,39 +102,42 @@ class World:
     def hero(self, without: str = "", animals: bool = True) -> Person:
         """The hero: a child, or an animal in a story about animals."""
         self.animals = self.animals and animals
-        pool = with_traits(ANIMALS, "lead", without) if self.animals else CHILDREN
+        pool = with_traits(cast.ANIMALS, "lead", without) if self.animals else cast.CHILDREN
         return self._person(pool)
 
     friend = hero
 
     def animal(self, traits: str = "", without: str = "") -> Person:
         """An animal, where possible one that lives at the place of the story."""
-        homes = self.place.traits & HABITATS
-        pool = with_traits(ANIMALS, traits, without)
+        homes = self.place.traits & cast.HABITATS
+        pool = with_traits(cast.ANIMALS, traits, without)
         return self._person(tuple(p for p in pool if p.traits & homes) or pool)
 
     def adult(self, traits: str = "") -> Person:
         """An adult from the world of the hero, children's or animals'."""
-        return self._person(
-            with_traits(ADULTS, ("animals " if self.animals else "people ") + traits, "")
-        )
+        kind = "animals " if self.animals else "people "
+        return self._person(with_traits(cast.ADULTS, kind + traits, ""))
 
     def thing(self, traits: str, without: str = "", look: str = "") -> Thing:
         """A thing with these traits that is not yet in the story."""
-        names = [thing.name for thing in self.things]
-        rows = [row for row in with_traits(THING_ROWS, traits, without) if row.name not in names]
-        name, looks, marks = self.pick(rows)
+        used = [thing.name for thing in self.things]
+        pool = with_traits(cast.THING_ROWS, traits, without)
+        name, looks, marks = self.pick([row for row in pool if row.name not in used])
         self.things.append(Thing(name, look or self.pick(looks), marks))
         return self.things[-1]
 
     def somewhere(self, traits: str = "", without: str = "") -> Place:
         """A place with these traits, in the wild if the story is about animals."""
-        return self.pick(with_traits(PLACES, traits + (" wild" if self.animals else ""), without))
+        wild = " wild" if self.animals else ""
+        return self.pick(with_traits(cast.PLACES, traits + wild, without))
 
     # What happens
 
     def note(self, verb: str, who: Person, what: object = "", to: object = "") -> None:
-        """Record a fact."""
+        """Record a fact. Only who is there does something, and only with a thing that they hold."""
+        self.must(who in self.here, f"{who} cannot {verb} without being there")
+        if verb in ("give", "lose", "break", "eat"):
+            self.must(self.holder.get(what) == who, f"{who} {verb}s the {what} of another")
         at = len(self.text) + len(self.gap)
         self.facts.append(Fact(at, verb, who.name, str(what), str(to)))
 
@@ -165,20 +150,18 @@ class World:
         """Move the story to a place with only these people in it."""
         for person in [person for person in self.here if person not in who]:
             self.leave(person)
-        self.place = place
-        self.roles["p"] = place
+        self.place = self.roles["p"] = place
         for person in who:
             self.enter(person)
 
     def enter(self, who: Person) -> None:
         """Someone comes to where the story is."""
         if who not in self.here:
-            self.note("enter", who, self.place)
             self.here.append(who)
+            self.note("enter", who, self.place)
 
     def leave(self, who: Person) -> None:
         """Someone goes away, and cannot speak or act until they enter again."""
-        self.must(who in self.here, f"{who} leaves without being there")
         self.note("leave", who, self.place)
         self.here.remove(who)
 
@@ -190,14 +173,12 @@ class World:
 
     def give(self, who: Person, thing: Thing, to: Person) -> None:
         """Someone gives a thing to someone else."""
-        self.must(self.holder.get(thing) == who, f"{who} gives the {thing} of another")
-        self.must(who in self.here and to in self.here, f"{who} and {to} do not meet")
+        self.must(to in self.here, f"{who} and {to} do not meet")
         self.note("give", who, thing, to)
         self.holder[thing] = to
 
     def lose(self, who: Person, thing: Thing, spot: str) -> None:
         """Someone loses a thing, which is then at a spot."""
-        self.must(self.holder.get(thing) == who, f"{who} loses the {thing} of another")
         self.note("lose", who, thing, spot)
         self.holder[thing] = spot
 
@@ -205,35 +186,30 @@ class World:
         """Someone picks up a thing from the spot where it is."""
         spot = self.holder.get(thing)
         self.must(isinstance(spot, str) and spot != "", f"the {thing} does not lie anywhere")
-        self.must(who in self.here, f"{who} is not there to take the {thing}")
         self.note("take", who, thing, spot)
         self.holder[thing] = who
 
     def smash(self, who: Person, thing: Thing) -> None:
         """Someone breaks a thing that can break."""
-        self.must(self.holder.get(thing) == who, f"{who} breaks the {thing} of another")
-        self.must(
-            "breaks" in thing.traits and thing not in self.broken, f"the {thing} cannot break"
-        )
+        can_break = "breaks" in thing.traits and thing not in self.broken
+        self.must(can_break, f"the {thing} cannot break")
         self.note("break", who, thing)
         self.broken.add(thing)
 
     def mend(self, who: Person, thing: Thing) -> None:
         """Someone repairs a broken thing."""
-        self.must(thing in self.broken and who in self.here, f"{who} cannot mend the {thing}")
+        self.must(thing in self.broken, f"{who} cannot mend the {thing}")
         self.note("mend", who, thing)
         self.broken.discard(thing)
 
     def eat(self, who: Person, thing: Thing) -> None:
         """The holder of food eats it, and it is gone."""
         self.must("food" in thing.traits, f"nobody eats a {thing}")
-        self.must(self.holder.get(thing) == who, f"{who} eats the {thing} of another")
         self.note("eat", who, thing)
         self.holder[thing] = ""
 
     def act(self, who: Person, what: str) -> None:
         """Someone who is there does something that may change how others feel."""
-        self.must(who in self.here, f"{who} is not there to {what}")
         self.note("act", who, what)
 
     def feel(self, mood: str, *who: Person) -> None:
@@ -268,8 +244,7 @@ class World:
             sentence = about.He + sentence[len(about.name) :]
         self.text += self.gap + sentence[0].upper() + sentence[1:]
         self.gap = " "
-        self.speaker = speaker
-        self.subject = speaker or about
+        self.speaker, self.subject = speaker, speaker or about
         if self.subject:
             rivals = [p for p in self.people if p is not self.subject and p.he == self.subject.he]
             last = re.split(r"[.!?] ", sentence)[-1]
@@ -302,7 +277,6 @@ class World:
 
     def speak(self, who: Person, *lines: str) -> None:
         """Someone who is there says one of several lines, in the manner of their mood."""
-        self.must(who in self.here, f"{who} speaks without being there")
         if self.speaker not in (None, who):
             self.paragraph()  # an answer begins a new line
         self.note("speak", who)
@@ -348,7 +322,7 @@ class World:
         """
         h = who[0]
         self.scene(place, *who)
-        habit, echo = self.pick(TABLES["habits"])
+        habit, echo = self.pick(cast.TABLES["habits"])
         self.cast(habit=habit.format_map(self.roles), echo=echo, met="")
         sky = sky or self.pick(("sunny", "warm", "bright", "quiet"))
         self.cast(day=sky + self.fill(" [morning|day]"))
