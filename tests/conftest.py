@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from forks import ForkedCommand
 
 # Models of the tests are too small for a second thread; on a busy machine it only waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test takes two, they do not spin
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = ("test_bench", "test_real_stories", "test_resume", "test_sweep", "test_train")
 SMALL = (
     "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
     "--gradient_accumulation_steps=2 --eval_interval=5 --eval_tokens=2000 --log_interval=1 "
@@ -19,13 +22,13 @@ SMALL = (
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need a trained run are slow; the longest file goes first, so that workers end
+    """Tests that need a trained run are slow; the longest files go first, so that workers end
     at about the same time.
     """
     for item in items:
         if {"dataset", "run"} & set(item.fixturenames):
             item.add_marker("slow")
-    items.sort(key=lambda item: item.path.name != "test_real_stories.py")
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def command(*args, status: int = 0, **options) -> subprocess.CompletedProcess:
@@ -44,9 +47,17 @@ def command(*args, status: int = 0, **options) -> subprocess.CompletedProcess:
     return done
 
 
-def complaint(*args, **options) -> str:
+def forked(*args, status: int = 0, cwd=None) -> subprocess.CompletedProcess:
+    """Like command, in a process that has torch already: for what is not about the start."""
+    process = ForkedCommand(*args, cwd=cwd)
+    out, err = process.communicate()
+    assert process.returncode == status, out + err
+    return subprocess.CompletedProcess(args, status, out, err)
+
+
+def complaint(*args, run=command, **options) -> str:
     """The one line with which a command refuses what the user asked, ending with status 2."""
-    done = command(*args, status=2, **options)
+    done = run(*args, status=2, **options)
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr.strip()
 
@@ -67,11 +78,19 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(dataset, tmp_path_factory) -> Path:
-    """The folder of a small finished run of ten steps; tests leave it as it is."""
+def printed_run(dataset, tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a small finished run of ten steps, which tests leave as it is, and what it
+    printed.
+    """
     folder = tmp_path_factory.mktemp("out") / "run"
-    command("train.py", f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=10")
-    return folder
+    options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=10")
+    return folder, command("train.py", *options).stdout
+
+
+@pytest.fixture(scope="session")
+def run(printed_run) -> Path:
+    """The folder of `printed_run`."""
+    return printed_run[0]
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, command
+from conftest import ROOT, SMALL, command, forked
+from forks import ForkedCommand
 
 from tinystories.run import load_checkpoint
 
@@ -24,10 +25,10 @@ CLOCK = {"tokens_per_second", "mfu", "minutes", "eta_minutes"}  # columns that n
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 
 
-def start(*args, launcher=()) -> subprocess.Popen:
-    """Start train.py; what it prints comes line by line from .stdout."""
+def start_two(*args) -> subprocess.Popen:
+    """Start train.py in two processes; what it prints comes line by line from .stdout."""
     return subprocess.Popen(
-        [sys.executable, *launcher, ROOT / "train.py", *map(str, args)],
+        [sys.executable, *TORCHRUN, ROOT / "train.py", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -35,7 +36,7 @@ def start(*args, launcher=()) -> subprocess.Popen:
     )
 
 
-def wait_for_step(process: subprocess.Popen, step: int) -> None:
+def wait_for_step(process: subprocess.Popen | ForkedCommand, step: int) -> None:
     """Read what a run prints until the line of a step."""
     for line in process.stdout:
         if re.match(rf"\s*{step} ", line):
@@ -90,12 +91,11 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     dataset, tmp_path, monkeypatch, variant
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums over threads keep their order too
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # threads would burn what others need
     options = (f"--dataset={dataset}", *SMALL, *variant.split())
     options += ("--max_iters=20", "--eval_interval=10")
     command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
-    process = start(*options, f"--out_dir={folder}")
+    process = ForkedCommand("train.py", *options, f"--out_dir={folder}")
     wait_for_step(process, 7)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -103,22 +103,22 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     stopped = int(re.search(r"stopped and saved after step (\d+); resume with: ", out)[1])
     assert 7 <= stopped < 20
     assert f"python train.py --init_from=resume --out_dir={folder}" in out
-    command("train.py", f"--out_dir={folder}", "--init_from=resume")
+    forked("train.py", f"--out_dir={folder}", "--init_from=resume")
     assert_same_run(folder, tmp_path / "whole")
 
 
 def test_ctrl_c_during_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it(dataset, tmp_path):
     options = (f"--dataset={dataset}", *SMALL, "--max_iters=6", "--eval_tokens=200000")
-    command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
+    forked("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
-    process = start(*options, f"--out_dir={folder}")
+    process = ForkedCommand("train.py", *options, f"--out_dir={folder}")
     wait_for_step(process, 5)  # which an evaluation follows
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "stopped and saved after step 5" in out
     assert load_checkpoint(folder / "ckpt.pt")["progress"]["evaluated"] == 0
-    command("train.py", f"--out_dir={folder}", "--init_from=resume")
+    forked("train.py", f"--out_dir={folder}", "--init_from=resume")
     assert_same_run(folder, tmp_path / "whole")
 
 
@@ -148,7 +148,8 @@ def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
 
 def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
     slow = ("--n_embd=512", "--batch_size=16", "--block_size=256", "--eval_tokens=256")
-    process = start(f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, *slow)
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, *slow)
+    process = ForkedCommand("train.py", *options)
     for line in process.stdout:
         if line.startswith("step 0:"):
             break
@@ -163,11 +164,11 @@ def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
 
 def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, tmp_path):
     options = (f"--dataset={dataset}", *SMALL, "--max_iters=14")
-    whole = start(*options, f"--out_dir={tmp_path / 'whole'}", launcher=TORCHRUN)
+    whole = start_two(*options, f"--out_dir={tmp_path / 'whole'}")
     _, err = whole.communicate(timeout=120)
     assert whole.returncode == 0, err
     folder = tmp_path / "stopped"
-    process = start(*options, f"--out_dir={folder}", launcher=TORCHRUN)
+    process = start_two(*options, f"--out_dir={folder}")
     wait_for_step(process, 4)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -175,7 +176,7 @@ def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, 
     assert "torchrun --nproc_per_node=2 train.py --init_from=resume" in out, out + err
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in err
     assert 4 <= load_checkpoint(folder / "ckpt.pt")["progress"]["step"] < 14
-    resumed = start(f"--out_dir={folder}", "--init_from=resume", launcher=TORCHRUN)
+    resumed = start_two(f"--out_dir={folder}", "--init_from=resume")
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     assert_same_run(folder, tmp_path / "whole")
@@ -198,7 +199,7 @@ def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_p
     steps = []
     for kill in range(20):
         begin = options if kill == 0 else ("--init_from=resume",)
-        process = start(*begin, f"--out_dir={folder}", "--save_minutes=0")
+        process = ForkedCommand("train.py", *begin, f"--out_dir={folder}", "--save_minutes=0")
         wait_for_step(process, steps[-1] + 2 if steps else 2)
         if kill % 2:
             kill_when_a_temporary_file_appears(process, folder)

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, complaint
+from conftest import ROOT, SMALL, command, complaint, forked
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import train
@@ -52,7 +52,7 @@ def gpt2_dataset(folder):
 def test_the_30m_config_is_the_published_run_to_the_letter(tmp_path):
     """And a .bin of another nanoGPT-style repo, which has no meta.json, trains."""
     data = gpt2_dataset(tmp_path / "data")
-    done = command(
+    done = forked(
         "train.py",
         "config/tinystories_30m.py",
         f"--dataset={data}",
@@ -84,13 +84,10 @@ def test_the_configs_have_the_sizes_that_they_are_named_after(config, millions):
     assert f"--vocab_size={vocab_size}" in docs[0]
 
 
-def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(dataset, tmp_path):
-    folder = tmp_path / "run"
-    done = command(
-        "train.py", f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=10"
-    )
-    assert "= 4 windows per micro-batch x 2 micro-batches x 32 tokens" in done.stdout
-    assert re.search(r"10 steps = 0\.\d+ epochs", done.stdout)
+def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(printed_run):
+    folder, printed = printed_run
+    assert "= 4 windows per micro-batch x 2 micro-batches x 32 tokens" in printed
+    assert re.search(r"10 steps = 0\.\d+ epochs", printed)
     assert {path.name for path in folder.iterdir()} == {
         *("best.pt", "ckpt.pt", "config.json", "tokenizer.json"),
         *("log.csv", "loss.png", "samples.txt"),
@@ -102,11 +99,8 @@ def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(dataset, tmp_pa
     assert load_checkpoint(folder / "ckpt.pt")["progress"]["step"] == 10
 
 
-def test_lines_fit_a_terminal_of_80_columns(run, dataset, tmp_path):
-    done = command(
-        "train.py", f"--dataset={dataset}", f"--out_dir={tmp_path / 'a'}", *SMALL, "--max_iters=5"
-    )
-    table = done.stdout.split(log_module.HEADER)[1].splitlines()
+def test_lines_fit_a_terminal_of_80_columns(printed_run):
+    table = printed_run[1].split(log_module.HEADER)[1].splitlines()
     assert len(log_module.HEADER) <= 80 and all(len(line) <= 80 for line in table[:-2])
 
 
@@ -147,59 +141,42 @@ def test_a_budget_of_minutes_ends_evaluated_and_saved_and_a_resume_does_not_rene
     dataset, tmp_path
 ):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=100000")
-    done = command("train.py", *options, "--max_minutes=0.03", "--eval_interval=100000")
+    done = forked("train.py", *options, "--max_minutes=0.03", "--eval_interval=100000")
     assert "done: 0.0 minutes of training" in done.stdout
     state = load_checkpoint(tmp_path / "ckpt.pt")["progress"]
     assert state["evaluated"] == state["step"] > 0
     assert state["seconds"] >= 1.8
     rates = log(tmp_path, "learning_rate")
     assert rates[-1] < max(rates) / 2
-    command("train.py", f"--out_dir={tmp_path}", "--init_from=resume")
+    forked("train.py", f"--out_dir={tmp_path}", "--init_from=resume")
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"] == state
-
-
-def losses_of(tmp_path, dataset, *split, launcher=()):
-    """The losses of five steps of 64 windows, cut up in some way."""
-    folder = tmp_path / "-".join(split).replace("=", "")
-    subprocess.run(
-        [
-            *(launcher or [sys.executable]),
-            ROOT / "train.py",
-            f"--dataset={dataset}",
-            f"--out_dir={folder}",
-            *SMALL,
-            "--dropout=0",
-            "--max_iters=5",
-            *split,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    return np.array(log(folder, "loss"))
 
 
 @pytest.mark.parametrize("variant", ["", "--arch=qwen3 --optimizer=muon --story_mask=True"])
 def test_steps_are_the_same_however_they_are_cut_into_micro_batches_and_processes(
     dataset, tmp_path, variant
 ):
-    def split(size, count):
-        sizes = (f"--batch_size={size}", f"--gradient_accumulation_steps={count}")
-        return *sizes, *variant.split()
+    def split(name, size, count):
+        """Five steps of 64 windows, cut up in some way, in a folder of this name."""
+        cut = (f"--batch_size={size}", f"--gradient_accumulation_steps={count}")
+        options = (f"--dataset={dataset}", f"--out_dir={tmp_path / name}", *SMALL, *cut)
+        return *options, "--dropout=0", "--max_iters=5", *variant.split()
 
-    whole = losses_of(tmp_path, dataset, *split(64, 1))
-    in_four = losses_of(tmp_path, dataset, *split(16, 4))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    on_two = losses_of(tmp_path, dataset, *split(8, 8), launcher=torchrun)
-    np.testing.assert_allclose(in_four, whole, atol=1e-5, rtol=0)
-    np.testing.assert_allclose(on_two, whole, atol=1e-5, rtol=0)
+    on_two = [*torchrun, ROOT / "train.py", *split("on_two", 8, 8)]
+    subprocess.run(on_two, check=True, capture_output=True, timeout=300)
+    forked("train.py", *split("whole", 64, 1))
+    forked("train.py", *split("in_four", 16, 4))
+    whole = np.array(log(tmp_path / "whole", "loss"))
+    for name in ("in_four", "on_two"):
+        np.testing.assert_allclose(log(tmp_path / name, "loss"), whole, atol=1e-5, rtol=0)
     assert whole[-1] < whole[0]
 
 
 def test_validation_loss_does_not_depend_on_the_batch_size_and_takes_every_token(run, dataset):
     options = f"--out_dir={run} --init_from=resume --eval_only=True".split()
     lines = [
-        command("train.py", *options, f"--batch_size={size}").stdout.splitlines()[-1]
+        forked("train.py", *options, f"--batch_size={size}").stdout.splitlines()[-1]
         for size in (4, 23)
     ]
     assert lines[0] == lines[1]
@@ -224,13 +201,13 @@ def test_evaluating_and_generating_do_not_disturb_training(dataset, tmp_path):
     for interval in (1, 1000):
         folder = tmp_path / str(interval)
         options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=4")
-        command("train.py", *options, f"--eval_interval={interval}")
+        forked("train.py", *options, f"--eval_interval={interval}")
         losses.append(log(folder, "loss"))
     assert losses[0] == losses[1]
 
 
 def test_fine_tuning_takes_the_weights_and_the_shape_but_not_the_schedule(run, dataset, tmp_path):
-    done = command(
+    done = forked(
         "train.py",
         f"--dataset={dataset}",
         f"--out_dir={tmp_path}",
@@ -248,8 +225,8 @@ def test_fine_tuning_takes_the_weights_and_the_shape_but_not_the_schedule(run, d
 
 def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL)
-    command("train.py", *options, "--max_iters=3")
-    command("train.py", f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
+    forked("train.py", *options, "--max_iters=3")
+    forked("train.py", f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"]["step"] == 5
     assert json.loads((tmp_path / "config.json").read_text())["max_iters"] == 5
 
@@ -259,7 +236,7 @@ def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path)
 def test_it_learns_in_half_precision_too(dataset, tmp_path, dtype, optimizer):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=10")
     options += (f"--optimizer={optimizer}",)
-    done = command("train.py", *options, f"--dtype={dtype}")
+    done = forked("train.py", *options, f"--dtype={dtype}")
     assert f"precision: {dtype} (as requested)" in done.stdout
     losses = log(tmp_path, "loss")
     assert losses[-1] < losses[0] - 0.1
@@ -280,7 +257,8 @@ def test_compiled_training_gives_the_same_losses(dataset, tmp_path, arch):
         folder = tmp_path / str(compiled)
         options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=3")
         options += (f"--arch={arch}",)
-        done = command("train.py", *options, f"--compile={compiled}", "--dropout=0")
+        train_it = command if compiled else forked
+        done = train_it("train.py", *options, f"--compile={compiled}", "--dropout=0")
         assert ("compile: yes" in done.stdout) == compiled
         losses.append(log(folder, "loss"))
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
@@ -353,17 +331,11 @@ def test_a_nan_ends_the_run_with_a_message_and_is_never_saved(dataset, tmp_path,
     program = tmp_path / "plant.py"
     program.write_text(PLANT)
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [
-            *(sys.executable, program, where, f"--dataset={dataset}", f"--out_dir={folder}"),
-            *(*SMALL, "--max_iters=20", "--eval_interval=2", "--log_interval=6"),
-        ],
-        capture_output=True,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=120,
+    done = forked(
+        *(program, where, f"--dataset={dataset}", f"--out_dir={folder}"),
+        *(*SMALL, "--max_iters=20", "--eval_interval=2", "--log_interval=6"),
+        status=2,
     )
-    assert done.returncode == 2, done.stderr
     assert re.fullmatch(
         r"train.py: step 4: loss or gradient is not finite \(loss \S+, gradient norm nan, "
         r"learning rate \S+\); resume from the last checkpoint, .*\n",
@@ -372,7 +344,7 @@ def test_a_nan_ends_the_run_with_a_message_and_is_never_saved(dataset, tmp_path,
     state = load_checkpoint(folder / "ckpt.pt")
     assert state["progress"]["step"] == 2
     assert all(weights.isfinite().all() for weights in state["model"].values())
-    command("train.py", f"--out_dir={folder}", "--init_from=resume", "--max_iters=8")
+    forked("train.py", f"--out_dir={folder}", "--init_from=resume", "--max_iters=8")
 
 
 def test_the_first_bad_step_is_the_one_that_is_reported():
@@ -401,28 +373,22 @@ def test_weights_that_give_no_finite_logits_are_refused(value):
 def test_a_rate_that_makes_the_weights_useless_leaves_a_checkpoint_that_resumes(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--eval_interval=1")
     options += ("--learning_rate=1e37", "--save_minutes=0", "--warmup_iters=0", "--max_iters=9")
-    assert "a lower learning_rate" in complaint("train.py", *options)
+    assert "a lower learning_rate" in complaint("train.py", *options, run=forked)
     state = load_checkpoint(tmp_path / "ckpt.pt")
     assert all(weights.abs().max() < 1e6 for weights in state["model"].values())
     more = ("--init_from=resume", "--learning_rate=1e-3", "--max_iters=3")
-    command("train.py", f"--out_dir={tmp_path}", *more)
+    forked("train.py", f"--out_dir={tmp_path}", *more)
 
 
 def test_float16_gradients_that_overflow_at_any_scale_end_the_run(dataset, tmp_path):
     """A skipped step counts as a step; endless skipping does not pass for training."""
     program = tmp_path / "plant.py"
     program.write_text(PLANT.replace("!= step:", "< step:"))
-    done = subprocess.run(
-        [
-            *(sys.executable, program, "gradient", f"--dataset={dataset}"),
-            *(f"--out_dir={tmp_path / 'run'}", *SMALL, "--dtype=float16", "--max_iters=60"),
-        ],
-        capture_output=True,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=120,
+    done = forked(
+        *(program, "gradient", f"--dataset={dataset}", f"--out_dir={tmp_path / 'run'}"),
+        *(*SMALL, "--dtype=float16", "--max_iters=60"),
+        status=2,
     )
-    assert done.returncode == 2
     assert re.match(r"train.py: float16 gradients overflow at any loss scale; ", done.stderr)
 
 
@@ -437,15 +403,15 @@ def test_out_of_memory_names_the_setting_to_lower(dataset, tmp_path):
 
 def test_a_run_goes_on_in_another_precision(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=2")
-    command("train.py", *options)
+    forked("train.py", *options)
     more = ("--init_from=resume", "--dtype=float16", "--max_iters=4")
-    done = command("train.py", f"--out_dir={tmp_path}", *more)
+    done = forked("train.py", f"--out_dir={tmp_path}", *more)
     assert "continuing after step 2" in done.stdout
 
 
 def test_a_run_is_not_trained_over(run, dataset):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    message = complaint("train.py", f"--dataset={dataset}", f"--out_dir={run}")
+    message = complaint("train.py", f"--dataset={dataset}", f"--out_dir={run}", run=forked)
     assert "already has a run" in message and "--init_from=resume" in message
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
@@ -458,9 +424,8 @@ def test_ids_outside_the_vocabulary_are_named_when_they_are_met(dataset, tmp_pat
     ids = np.fromfile(dataset / "train.bin", "<u2")
     ids[::40] = 300
     ids.tofile(folder / "train.bin")
-    message = complaint(
-        "train.py", f"--dataset={folder}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5"
-    )
+    options = (f"--dataset={folder}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5")
+    message = complaint("train.py", *options, run=forked)
     assert re.search(r"train.bin holds the id 300 at position \d+", message)
 
 

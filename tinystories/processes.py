@@ -127,6 +127,8 @@ class StopSignal:
             both = torch.tensor([number, fraction if RANK == 0 else 0.0], dtype=torch.float64)
             dist.all_reduce(both, dist.ReduceOp.MAX)
             number, fraction = int(both[0]), both[1].item()
+        if number == getattr(signal, "SIGHUP", None):  # another one must not end the saving
+            signal.signal(number, signal.SIG_IGN)
         if number:
             raise Stopped(number)
         return fraction

@@ -1,0 +1,88 @@
+"""Commands as real processes that need no seconds to start.
+
+Importing torch and matplotlib takes longer than what most tests train. So one process imports them
+and forks: each command is still a process of its own, with its own memory, signals, working
+directory and exit status, in which the script and all modules of this repo are imported anew. What
+it does not show is how a command starts on a bare Python; conftest.command does.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER = multiprocessing.get_context("forkserver")
+# Modules of others only; torch.optim and the plots import the last four when they are first used.
+LAZY = ("torch._dynamo", "torch._dynamo.convert_frame")
+PLOTS = ("matplotlib.figure", "matplotlib.backends.backend_agg")
+SERVER.set_forkserver_preload(["torch", "tqdm", *LAZY, *PLOTS])
+
+
+class ForkedCommand:
+    """A running command; what is used of subprocess.Popen is here under the same names."""
+
+    def __init__(self, script: str, *args, cwd=None):
+        ends = [os.pipe() for _ in range(2)]
+        writers = [Connection(writer, readable=False) for _, writer in ends]
+        values = (str(ROOT / script), [*map(str, args)], cwd or os.getcwd(), dict(os.environ))
+        self._process = SERVER.Process(target=_run, args=(*values, *writers), daemon=True)
+        self._process.start()
+        for writer in writers:
+            writer.close()  # else reading would not end with the process
+        self.stdout, self.stderr = (open(reader, encoding="utf-8") for reader, _ in ends)
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; minus the signal where one killed it; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float = 900) -> tuple[str, str]:
+        """The rest of the output when the process has ended; it is killed after the timeout."""
+        errors = []
+        reading = threading.Thread(target=lambda: errors.append(self.stderr.read()))
+        reading.start()
+        alarm = threading.Timer(timeout, self.kill)
+        alarm.start()
+        with self.stdout, self.stderr:
+            out = self.stdout.read()
+            reading.join()
+        self._process.join()
+        alarm.cancel()
+        return out, errors[0]
+
+
+def _run(script: str, args: list[str], cwd, environment: dict, stdout, stderr) -> None:
+    """In the forked process: become `python script args`."""
+    os.setsid()  # a Ctrl-C of its own, as in a terminal
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, end in ((1, stdout), (2, stderr)):
+        os.dup2(end.fileno(), number)
+        end.close()
+    threads = environment.get("OMP_NUM_THREADS")  # OpenMP read it when torch was imported
+    if threads:
+        sys.modules["torch"].set_num_threads(int(threads))
+    sys.stdin = open(os.devnull, encoding="utf-8")
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.argv = [script, *args]
+    sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT))]
+    with contextlib.closing(sys.stdin):
+        runpy.run_path(script, run_name="__main__")
