@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -90,19 +90,23 @@ class StopSignal:
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)
+        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+
+        def leave_terminal(number: int, _frame=None) -> None:
+            if number == getattr(signal, "SIGHUP", None):  # to print to a closed one would fail
+                for descriptor in terminals:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
         for number in trapped_signals():
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, leave_terminal)  # perhaps before the thread runs
         signal.set_wakeup_fd(writer.fileno())
         self.writer = writer  # keep a reference: garbage collection would close it
-        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
-        threading.Thread(target=self._watch, args=(reader, terminals), daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader, leave_terminal), daemon=True).start()
 
-    def _watch(self, reader: socket.socket, terminals: list[int]) -> None:
+    def _watch(self, reader: socket.socket, leave_terminal: Callable[[int], None]) -> None:
         hangup = getattr(signal, "SIGHUP", None)
         self.number = reader.recv(1)[0]
-        if self.number == hangup:  # printing to the closed terminal would fail
-            for descriptor in terminals:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        leave_terminal(self.number)
         print_rank0("stopping and saving; press Ctrl-C again to quit immediately")
         second_signal = 0
         while second_signal in (0, hangup):
