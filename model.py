@@ -71,7 +71,7 @@ class GPTConfig(RangedSettings):
 
     @property
     def mlp_width(self) -> int:
-        """Hidden units of the MLP: SwiGLU has three matrices where GELU has two of 4C."""
+        """Hidden units of the MLP: 4C; for SwiGLU's three matrices 8C / 3, rounded up to 32s."""
         return 4 * self.n_embd if self.arch == "gpt2" else 32 * -(-self.n_embd // 12)
 
     @property

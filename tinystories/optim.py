@@ -36,8 +36,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrix is orthogonalized before each update (Jordan et al. 2024).
 
-    torch.optim.Muon does the same matrix by matrix, in bfloat16 and with other polynomials. Here
-    all matrices of one shape share their products, which takes a third of the time on a CPU.
+    torch.optim.Muon does the same matrix by matrix, always in bfloat16 and with other polynomials.
+    Here all matrices of one shape share their products.
     """
 
     def __init__(
