@@ -15,17 +15,15 @@ width D (C / H unless head_dim says otherwise), V ids in the vocabulary.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from configurator import RangedSettings, UserError
-from tinystories.kernels import ChunkedCrossEntropy
+from tinystories.kernels import ChunkedCrossEntropy, attention
 from tinystories.ranges import Count, FractionBelow1, Positive
 
 # The network --------------------------------------------------------------------------------
@@ -114,22 +112,12 @@ class SelfAttention(nn.Module):
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, T, D) each
         if view.rotation:
-            q = rotate(self.q_norm(q), *view.rotation).to(v.dtype)
-            k = rotate(self.k_norm(k), *view.rotation).to(v.dtype)
+            q = rotate(self.q_norm(q.float()), *view.rotation).to(v.dtype)
+            k = rotate(self.k_norm(k.float()), *view.rotation).to(v.dtype)
         if view.cache is not None:
             k, v = view.cache.extend(self.layer, k, v)
         mask = view.masks[self.window is not None]
-        attend = partial(
-            F.scaled_dot_product_attention,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and T > 1,  # a single new token sees all tokens before it
-        )
-        if self.training and self.dropout and x.device.type == "cpu":
-            # On a CPU, dropout inside attention saves several (B, H, T, T) tensors for backward.
-            # Recomputing them (activation checkpointing) keeps only one layer's at a time.
-            y = checkpoint(attend, q, k, v, mask, use_reentrant=False)
-        else:
-            y = attend(q, k, v, mask)
+        y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, -1)
         return self.resid_dropout(self.c_proj(y))
 
@@ -234,7 +222,7 @@ class GPT(nn.Module):
             size = self.config.block_size
             raise ValueError(f"{T} tokens after {past} in the cache, with block_size={size}")
         positions, masks = self.positions_and_masks(idx, cache)
-        x, rotation = self.wte(idx), None
+        x, rotation = self.wte(idx).float(), None  # the residual stream is in float32
         if self.config.arch == "gpt2":
             x = x + self.wpe(positions)
         else:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from configurator import UserError
 from model import GPT, GPTConfig, KVCache
-from tinystories.kernels import LOSS_CHUNK_TOKENS, ChunkedCrossEntropy
+from tinystories.kernels import LOSS_CHUNK_TOKENS, ChunkedCrossEntropy, PiecewiseAttention
 
 
 def small(**changes) -> GPT:
@@ -271,6 +271,51 @@ def test_rows_that_have_ended_repeat_the_end_and_all_ended_stops():
     again = torch.stack(list(gpt.generate(torch.tensor([[5], [5]]), 12, temperature=0, eot_id=end)))
     ended_at = int((first[:, 0] == end).nonzero()[0])
     assert len(again) == ended_at + 1 and (again[-1] == end).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [3, 20])  # five sequences in one piece, or five pieces
+def test_attention_in_pieces_is_attention(masked, dtype, heads):
+    torch.manual_seed(3)
+    qkv = torch.randn(5, 40, 3, heads, 8)
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()
+    if masked:  # another one for each sequence
+        mask = (mask & (torch.rand(5, 1, 40, 40) < 0.5)) | torch.eye(40, dtype=torch.bool)
+    grad = torch.randn(5, heads, 40, 8)
+    results = []
+    for attend, x in (
+        (PiecewiseAttention.apply, qkv.to(dtype)),
+        (reference_attention, qkv.double()),
+    ):
+        x = x.requires_grad_()
+        q, k, v = x.permute(2, 0, 3, 1, 4).unbind()
+        y = attend(q, k, v, mask if masked or attend is reference_attention else None)
+        y.backward(grad.to(y.dtype))
+        results.append((y.detach().double(), x.grad.double()))
+    for ours, theirs in zip(*results, strict=True):
+        tolerance = 1e-5 if dtype == torch.float32 else 0.02 * theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def reference_attention(q, k, v, mask):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+
+
+@every_variant
+def test_in_bfloat16_a_cpu_trains_as_in_float32(variant):
+    gpt = small(**variant)
+    idx = torch.randint(300, (3, 17), generator=torch.Generator().manual_seed(2))
+    idx[:, 6] = 299  # a story ends in the middle
+    grads = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = gpt(idx[:, :-1], idx[:, 1:])
+        gpt.zero_grad()
+        loss.backward()
+        grads.append(torch.cat([p.grad.flatten() for p in gpt.parameters()]))
+    assert torch.cosine_similarity(*grads, dim=0) > 0.999
 
 
 @pytest.mark.parametrize("rows", [7, 500, 1300])
