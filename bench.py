@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
+from tinystories import nanogpt
 from tinystories.ranges import Count, FractionBelow1, Name, Range
 
 
@@ -58,6 +59,8 @@ class Settings(RangedSettings):
     compile: bool | Literal["auto"] = "auto"  # torch.compile in training
     peer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: as its README
     peer_compile: bool | Literal["auto"] = "auto"  # nanoGPT's; auto: on CUDA
+
+    foreign = nanogpt.BENCH
 
     def __post_init__(self):
         super().__post_init__()

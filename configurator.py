@@ -2,9 +2,9 @@
 
     python train.py config/tinystories_30m.py --batch_size=32
 
-Each overrides the ones before: defaults, config files in the order given, --key=value. A config
-file is Python that assigns names; imported modules and names that begin with an underscore are
-ignored, any other name must be a setting. Every value is
+Each overrides the ones before: defaults, config files in the order given, --key=value (or --key
+value, and --key for True). A config file is Python that assigns names; imported modules and
+names that begin with an underscore are ignored, any other name must be a setting. Every value is
 read by the declared type of its field, so `--start=123` stays text where text is declared, and a
 number has to be within the range that its type declares.
 """
@@ -40,8 +40,27 @@ class UserError(Exception):
     """A mistake that the user can fix: shown as one line, exit status 2."""
 
 
+class Foreign(NamedTuple):
+    """Settings of another program that a command understands, and what they mean here.
+
+    `translate(settings, given, files)` gets the command's settings class, all overrides, and the
+    config files that use a foreign name; it returns the overrides in the command's own settings,
+    and a line for each foreign one that says what became of it.
+    """
+
+    kinds: dict[str, type]  # by name
+    translate: Callable[[type, dict, list[str]], tuple[dict, list[str]]]
+
+
 class RangedSettings:
     """Base of settings dataclasses; a value out of its field's range raises UserError."""
+
+    foreign = Foreign({}, lambda settings, given, files: (given, []))
+
+    @staticmethod
+    def bare_argument(argument: str) -> dict:
+        """The settings that an argument without dashes means; raises UserError if it has none."""
+        raise UserError(f"cannot read {argument!r}; settings are given as --key=value")
 
     def __post_init__(self):
         for name, kind in typing.get_type_hints(type(self), include_extras=True).items():
@@ -111,18 +130,53 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
         print(help_text(settings))
         sys.exit(0)
     from_files, from_cli, docs = {}, {}, []
-    for argument in argv:
-        if not argument.startswith("-"):
+    foreign_names, foreign_files = settings.foreign.kinds.keys(), []
+    for argument in normalize(argv, settings):
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            from_cli |= check(settings, {name: value}, "--")
+        elif argument.endswith(".py"):
             names, doc = _read_config(argument)
             from_files |= check(settings, names, f"{argument}: ")
             docs.append(doc)
-            continue
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not equals or not argument.startswith("--"):
-            raise UserError(f"cannot read {argument!r}; settings are given as --key=value")
-        from_cli |= check(settings, {name: value}, "--")
+            foreign_files += [argument] if names.keys() & foreign_names else []
+        else:
+            from_cli |= settings.bare_argument(argument)
     overrides = from_files | from_cli
+    if overrides.keys() & foreign_names:
+        overrides, notes = settings.foreign.translate(settings, overrides, foreign_files)
+        for note in notes if os.environ.get("RANK", "0") == "0" else ():
+            print(textwrap.fill(note, 79, break_long_words=False), file=sys.stderr)
     return CommandLine(settings(**overrides), overrides, docs)
+
+
+def normalize(argv: list[str], settings: type) -> list[str]:
+    """The arguments, each setting as --key=value, whichever way it was written.
+
+    Raises UserError for a setting without a value, unless it can be True.
+    """
+    kinds = typing.get_type_hints(settings) | settings.foreign.kinds
+    waiting, arguments = list(argv), []
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-"):
+            arguments.append(word)
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not word.startswith("--") or not name:
+            raise UserError(f"cannot read {word!r}; settings are given as --key=value")
+        if not equals:
+            kind = kinds.get(name)
+            following = waiting[0] if waiting else "--"
+            if kind is bool or bool in typing.get_args(kind):
+                value = waiting.pop(0) if following.lower() in (*BOOLEANS, "auto") else "True"
+            elif not following.startswith("--"):
+                value = waiting.pop(0)
+            elif kind:
+                raise UserError(f"--{name} has no value; it expects {_describe(kind)}")
+        arguments.append(f"--{name}={value}")
+    return arguments
 
 
 def check(settings: type, values: dict, source: str) -> dict:
@@ -134,13 +188,14 @@ def check(settings: type, values: dict, source: str) -> dict:
     Raises:
         UserError: a name that is not a setting, or a value that does not fit its type.
     """
-    kinds = typing.get_type_hints(settings)  # without the ranges
+    kinds = typing.get_type_hints(settings) | settings.foreign.kinds  # without the ranges
+    if unknown := [name for name in values if name not in kinds]:
+        verb = "is not a setting" if len(unknown) == 1 else "are not settings"
+        near = [match for name in unknown for match in difflib.get_close_matches(name, kinds, n=1)]
+        hint = f"did you mean {' and '.join(near)}?" if near else "--help lists all settings"
+        raise UserError(f"{source}{', '.join(unknown)} {verb}; {hint}")
     checked = {}
     for name, value in values.items():
-        if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
-            raise UserError(f"{source}{name} is not a setting; {hint}")
         try:
             checked[name] = _convert(kinds[name], value)
         except (ValueError, TypeError, OverflowError):
@@ -164,7 +219,8 @@ def help_text(settings: type) -> str:
             text += f" ({declared.range})"
         elif typing.get_origin(kinds[name]) is typing.Literal:
             text += f" ({_describe(kinds[name])})"
-        left = f"  --{name}={getattr(settings, name)}"
+        default = getattr(settings, name)
+        left = f"  --{name}=" + ('""' if default == "" else str(default))
         left = left.ljust(max(32, len(left) + 2))
         options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}
         lines += textwrap.wrap(left + text, shutil.get_terminal_size().columns, **options)
@@ -229,10 +285,18 @@ def _convert(kind, value):
     elif kind is str and isinstance(value, str):
         return value
     elif kind in (int, float) and not isinstance(value, bool):
-        number = kind(value)
-        if math.isfinite(number) and (isinstance(value, str) or number == value):
-            return number
+        if isinstance(value, str):
+            value = math.prod(map(_number, value.split("*")))  # 5*8
+        if math.isfinite(value) and kind(value) == value:
+            return kind(value)
     raise ValueError(value)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)  # 1e4
 
 
 def _describe(kind) -> str:

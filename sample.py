@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Fraction, NonNegative, Positive, PositiveFraction, Seed
+from tinystories import nanogpt
+from tinystories.ranges import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Seed,
+)
 
 
 @dataclass
@@ -34,13 +43,22 @@ class Settings(RangedSettings):
     seed: Seed = 1337  # of the sampling
     # Sampling of the next token
     temperature: NonNegative = 0.8  # below 1 less random; 0 is greedy
-    top_k: Count | None = None  # only the k most probable tokens
+    top_k: Natural | None = None  # only the k most probable tokens; 0: all
     top_p: PositiveFraction | None = None  # nucleus: probability to keep
     min_p: Fraction | None = None  # drop below this part of the top
     repetition_penalty: Positive = 1.0  # above 1 avoids tokens already used
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
+
+    foreign = nanogpt.SAMPLE
+
+    @staticmethod
+    def bare_argument(argument: str) -> dict:
+        """A run folder, a checkpoint or the beginning of a story."""
+        if argument.endswith(".pt"):
+            return {"checkpoint": argument}
+        return {"out_dir" if Path(argument).is_dir() else "start": argument}
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports

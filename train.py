@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
+from tinystories import nanogpt
 from tinystories.ranges import (
     Count,
     FractionBelow1,
@@ -80,6 +81,16 @@ class Settings(RangedSettings):
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
     compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: on CUDA
+
+    foreign = nanogpt.TRAIN
+
+    @staticmethod
+    def bare_argument(argument: str) -> dict:
+        folder = argument.removesuffix("/config.json")
+        raise UserError(
+            f"{argument} is no config file (.py); to resume a run: "
+            f"python train.py --init_from=resume --out_dir={folder}"
+        )
 
     def __post_init__(self):
         super().__post_init__()

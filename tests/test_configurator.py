@@ -235,6 +235,42 @@ def test_a_program_can_read_the_range_of_a_type():
     assert allowed_range(kinds["steps"]) is None
 
 
+# Ways to write a setting --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "values"),
+    [
+        (["--steps", "3"], {"steps": 3}),
+        (["--steps", "-3"], {"steps": -3}),
+        (["--steps=3*5*2"], {"steps": 30}),
+        (["--steps=1e4"], {"steps": 10_000}),
+        (["--rate=3*1e-1"], {"rate": pytest.approx(0.3)}),
+        (["--shout"], {"shout": True}),
+        (["--shout", "false"], {"shout": False}),
+        (["--shout", "--steps", "3"], {"shout": True, "steps": 3}),
+        (["--compile"], {"compile": True}),
+        (["--compile", "auto"], {"compile": "auto"}),
+    ],
+)
+def test_a_setting_may_be_written_as_other_programs_have_it(argv, values):
+    assert given(*argv) == values
+
+
+def test_dashes_in_a_name_are_underscores():
+    assert parse(train.Settings, ["--batch-size=3"]).overrides == {"batch_size": 3}
+
+
+@pytest.mark.parametrize("argv", [["--steps"], ["--steps", "--shout"]])
+def test_a_number_without_a_value_is_refused(argv):
+    assert refusal(*argv) == "--steps has no value; it expects an integer"
+
+
+@pytest.mark.parametrize("text", ["1.5", "3*", "2**3", "1e400", "0x10", "5*x"])
+def test_what_is_no_whole_number_is_refused(text):
+    assert refusal(f"--steps={text}") == f"--steps expects an integer, not {text!r}"
+
+
 # Names --------------------------------------------------------------------------------------
 
 
@@ -260,7 +296,7 @@ def test_methods_and_attributes_of_the_settings_are_no_settings():
     assert "is not a setting" in refusal("--__post_init__=1")
 
 
-@pytest.mark.parametrize("argument", ["--shout", "-steps=3", "--", "-", "-x"])
+@pytest.mark.parametrize("argument", ["-steps=3", "--", "-", "-x", "--=3"])
 def test_what_is_no_setting_at_all_is_refused(argument):
     expected = f"cannot read {argument!r}; settings are given as --key=value"
     assert refusal(argument) == expected
@@ -298,8 +334,19 @@ def test_an_error_with_several_lines_is_told_in_one(config):
     assert refusal(path).startswith(f"{path}, line 1: ValueError: first")
 
 
+def test_all_unknown_names_of_a_config_file_are_named_at_once(config):
+    path = config("zzz = 1\nsteps = 3\nmod = 'sad'")
+    assert refusal(path) == f"{path}: zzz, mod are not settings; did you mean mood?"
+
+
+def test_only_python_files_are_executed(tmp_path):
+    path = tmp_path / "story.txt"
+    path.write_text("raise SystemExit", encoding="utf-8")
+    assert refusal(str(path)) == f"cannot read {str(path)!r}; settings are given as --key=value"
+
+
 def test_a_config_file_that_is_no_text_is_refused(tmp_path):
-    path = tmp_path / "weights.pt"
+    path = tmp_path / "weights.py"
     path.write_bytes(b"PK\x03\x04\0\0\xff\xfe")
     assert refusal(str(path)).startswith(f"{path}, line ")
 
@@ -359,7 +406,8 @@ def helped(request):
 def test_help_of_each_command_prints_every_field_with_its_default(helped):
     module, shown, _ = helped
     for field in dataclasses.fields(module.Settings):
-        assert re.search(rf"^  --{field.name}={field.default}( |$)", shown.stdout, re.MULTILINE)
+        default = '""' if field.default == "" else field.default
+        assert re.search(rf"^  --{field.name}={default}( |$)", shown.stdout, re.MULTILINE)
 
 
 def test_every_field_has_a_comment_and_help_prints_it(helped):
@@ -370,7 +418,7 @@ def test_every_field_has_a_comment_and_help_prints_it(helped):
     for field in dataclasses.fields(module.Settings):
         comment = re.search(rf"^    {field.name}: [^#\n]*(?:# (.*))?$", source, re.MULTILINE)[1]
         if comment:
-            assert f"--{field.name}={field.default} {' '.join(comment.split())}" in printed
+            assert re.search(rf"--{field.name}=\S+ {re.escape(' '.join(comment.split()))}", printed)
         else:
             without.append(field.name)
     assert not without
