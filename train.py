@@ -71,7 +71,8 @@ class Settings(RangedSettings):
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
-    eval_tokens: Count = 262_144  # per split; at the end all of validation
+    eval_tokens: Count = 262_144  # of each split, the same ones every time
+    full_eval: bool | Literal["auto"] = "auto"  # at the end, on all of validation
     log_interval: Count = 10  # steps between log lines
     save_minutes: NonNegative = 10.0  # between saves, besides evaluations
     wandb_log: bool = False  # log to Weights & Biases, too
@@ -117,6 +118,7 @@ class TrainState:
     windows: int = 0  # training windows seen
     seconds: float = 0.0  # training time, without set-up, evaluation and saving
     best_val: float = math.inf  # lowest validation loss so far, nats per token
+    best_step: int = -1  # the step that had it; -1: none
     evaluated: int = -1  # the last step that was evaluated; -1: none
     wandb_id: str | None = None
 
@@ -204,50 +206,70 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
 # Evaluating and saving ----------------------------------------------------------------------
 
 
-def evaluate(r: Run, full_val: bool) -> tuple[dict, float]:
+def evaluate(r: Run, last: bool) -> dict:
     """Measure the losses on eval_tokens of training and of validation data; may raise Stopped.
 
-    Args:
-        full_val: take all validation tokens, not only the first eval_tokens.
+    These are the same tokens every time, so that the losses of a run compare. The `last`
+    evaluation of a run adds the loss on all of validation: full_val_loss, where wanted.
 
     Returns:
-        the columns of log.csv, and the loss on the first eval_tokens of validation, in nats per
-        token, which compares between steps.
+        columns of log.csv.
     """
     s, data = r.settings, r.data
-    val_starts = data.val.sequential_starts(None if full_val else s.eval_tokens)
-    num_subset = len(data.val.sequential_starts(s.eval_tokens))
-    parts = (
-        (data.train, data.train.evenly_spaced_starts(num_subset)),
-        (data.val, val_starts[:num_subset]),
-        (data.val, val_starts[num_subset:]),
-    )
+    val_starts = data.val.sequential_starts()
+    count = len(data.val.sequential_starts(s.eval_tokens))
+    parts = [
+        ("train", data.train, data.train.evenly_spaced_starts(count)),
+        ("val", data.val, val_starts[:count]),
+    ]
+    if last and wants_full_eval(r):
+        parts.append(("all of validation", data.val, val_starts[count:]))
     losses, lengths = [], data.tokenizer.byte_lengths()
-    for file, starts in parts:
+    for name, file, starts in parts:
         batches = file.batches(starts, s.batch_size, pad=r.compiled_model is not r.raw_model)
-        count = -(-len(starts) // s.batch_size)
-        batches = progress(r.stop.watch(batches), "evaluating", "batch", total=count)
+        total = -(-len(starts) // s.batch_size)
+        batches = progress(r.stop.watch(batches), f"evaluating {name}", "batch", total=total)
         losses.append(loss.estimate_loss(r.compiled_model, batches, lengths, r.hardware))
-    train, val_subset, rest = losses
-    val = val_subset + rest
+    train, val, *rest = losses
     row = {"step": r.state.step, "train_loss": train.nats, "val_loss": val.nats}
-    return row | {"val_bits_per_byte": val.bits_per_byte}, val_subset.nats
+    row["val_bits_per_byte"] = val.bits_per_byte
+    for other in rest:
+        full = val + other
+        row |= {"full_val_loss": full.nats, "full_val_bits_per_byte": full.bits_per_byte}
+    return row
 
 
-def evaluate_and_save(r: Run, full_val: bool) -> None:
+def wants_full_eval(r: Run) -> bool:
+    """Whether the last evaluation measures all of validation; says so where nobody decided.
+
+    "auto" does where that takes at most a tenth of the time of the training: a forward pass is
+    about a third of a training step.
+    """
+    s = r.settings
+    if s.full_eval != "auto":
+        return s.full_eval
+    wanted = len(r.data.val) / 3 <= r.state.windows * s.block_size / 10
+    verb, other = ("evaluating", "skips") if wanted else ("not evaluating", "does")
+    print_rank0(
+        f"{verb} all {len(r.data.val):,} validation tokens; --full_eval={not wanted} {other}"
+    )
+    return wanted
+
+
+def evaluate_and_save(r: Run, last: bool) -> None:
     """Evaluate, generate a story, save, and plot the losses; raises Stopped if a signal comes."""
     s, state, tokenizer = r.settings, r.state, r.data.tokenizer
     r.optimizer.check_weights()
-    row, subset_loss = evaluate(r, full_val)
+    row = evaluate(r, last)
     model = generate.prepare_for_generation(r.raw_model.eval(), r.hardware)
     options = {"max_new_tokens": s.block_size, "seed": s.seed + state.step}
     pieces = generate.generate_stories(model, tokenizer, r.hardware, **options)
     r.log.evaluation(row, generate.collect_stories(pieces, prompt="", count=1)[0].text)
     r.raw_model.train()
     state.evaluated = state.step
-    if subset_loss < state.best_val:
-        state.best_val = subset_loss
-        best = {"step": state.step, "val_loss": subset_loss}
+    if row["val_loss"] < state.best_val:
+        state.best_val, state.best_step = row["val_loss"], state.step
+        best = {"step": state.step, "val_loss": state.best_val}
         best |= run.model_state(r.raw_model, tokenizer)
         run.save_checkpoint(r.log.folder / "best.pt", best)
     save(r)
@@ -305,7 +327,8 @@ def train(r: Run) -> None:
     s, state = r.settings, r.state
     time_limit = 60 * (s.max_minutes or math.inf)  # seconds
     r.saved_at = time.perf_counter()
-    print_rank0(log.HEADER)
+    if state.step >= s.max_iters or state.seconds >= time_limit:
+        print_rank0("nothing left to train: raise --max_iters or --max_minutes to go on")
     with log.training_bar(s, state) as bar:
         while True:
             time_used = r.stop.sync(state.seconds / time_limit)
@@ -315,7 +338,7 @@ def train(r: Run) -> None:
             if state.evaluated < state.step and (finished or state.step % s.eval_interval == 0):
                 if RANK == 0:
                     with contextlib.suppress(Stopped):  # all processes stop in the next sync
-                        evaluate_and_save(r, full_val=finished)
+                        evaluate_and_save(r, last=finished)
                 r.stop.sync()
             if finished:
                 return
@@ -331,7 +354,7 @@ def train(r: Run) -> None:
             # print and save
             if log_now and RANK == 0:
                 r.log.step(s, state, mean_loss.item(), rate, norm.item(), r.raw_model, r.hardware)
-            bar.update(int(state.seconds) - bar.n if s.max_minutes else 1)
+            log.update_bar(bar, s, state)
             if RANK == 0 and time.perf_counter() - r.saved_at > 60 * s.save_minutes:
                 save(r)
 
@@ -347,7 +370,7 @@ def main(s: Settings, overrides: dict, docs: list[str]) -> None:
         ):
             r = set_up(s, docs, saved)
             if s.eval_only:
-                print_rank0(log.evaluation_line(evaluate(r, full_val=True)[0]))
+                print_rank0(log.evaluation_line(evaluate(r, last=True)))
                 return processes.disconnect()
             if RANK == 0:
                 r.log = log.open_log(s, r.state, r.data.tokenizer, saved)
@@ -365,9 +388,7 @@ def main(s: Settings, overrides: dict, docs: list[str]) -> None:
     except RuntimeError as error:
         processes.raise_if_peer_failed(error)
         raise
-    minutes, total = r.state.seconds / 60, (time.perf_counter() - start_time) / 60
-    print_rank0(f"done: {minutes:.1f} minutes of training, {total:.1f} minutes in total")
-    print_rank0(f"generate stories with: python sample.py --out_dir={s.out_dir}")
+    print_rank0(log.closing_lines(s, r.state, time.perf_counter() - start_time))
     processes.disconnect()
 
 

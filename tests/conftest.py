@@ -17,6 +17,7 @@ LONGEST = ("test_bench", "test_real_stories", "test_resume", "test_sweep", "test
 SMALL = (
     "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
     "--gradient_accumulation_steps=2 --eval_interval=5 --eval_tokens=2000 --log_interval=1 "
+    "--full_eval=True "
     "--warmup_iters=2 --dropout=0.2 --device=cpu --dtype=float32"
 ).split()  # a run of a few seconds
 

@@ -115,11 +115,13 @@ def row(out: str, label: str) -> list[str]:
 def test_the_loss_over_the_file_is_that_of_the_end_of_training(trained, dataset, table):
     table(f"--out_dir={trained}", "--checkpoint=ckpt.pt", "--what=loss")
     with open(trained / "log.csv", encoding="utf-8") as file:
-        last = [row for row in csv.DictReader(file) if row["val_loss"]][-1]
+        last = [row for row in csv.DictReader(file) if row["full_val_loss"]][-1]
     loss, meta = result_in(trained)["loss"], datasets.read_meta(dataset)["splits"]["val"]
     all_text = loss["all_text"]
-    assert all_text["nats_per_token"] == pytest.approx(float(last["val_loss"]), rel=1e-5)
-    assert all_text["bits_per_byte"] == pytest.approx(float(last["val_bits_per_byte"]), rel=1e-5)
+    assert all_text["nats_per_token"] == pytest.approx(float(last["full_val_loss"]), rel=1e-5)
+    assert all_text["bits_per_byte"] == pytest.approx(
+        float(last["full_val_bits_per_byte"]), rel=1e-5
+    )
     assert all_text["perplexity"] == pytest.approx(math.exp(all_text["nats_per_token"]))
     # stories and bytes are those of the dataset
     assert (loss["stories"], loss["bytes"]) == (meta["stories"], meta["bytes"])

@@ -106,7 +106,7 @@ def test_a_stopped_run_is_resumed_and_a_finished_one_is_not_repeated(finished):
     for run, resumed in zip(GOOD, (0, 1), strict=True):
         text = output(folder, run)
         assert (text.count("(scratch)"), text.count("(resume)")) == (1, resumed)
-        assert text.count("\ndone: ") == 1
+        assert text.count("\ndone in ") == 1
     assert "stopped and saved after step" in output(folder, GOOD[1])
 
 

@@ -192,17 +192,22 @@ def _select_device(wanted: str) -> tuple[torch.device, str]:
 
 
 def _select_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
+    # Emulated 16-bit types are slower than float32, so only CPUs with instructions for them count.
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+    native = {
+        "bfloat16": [name for name in ("amx_bf16", "avx512_bf16") if features.get(name)],
+        "float16": [name for name in ("amx_fp16", "avx512_fp16") if features.get(name)],
+    }
     if wanted != "auto":
-        return DTYPES[wanted], "as requested"
+        slow = device.type == "cpu" and not native.get(wanted, True)
+        remark = ", but this CPU only emulates it: float32 is several times as fast"
+        return DTYPES[wanted], f"as requested{remark if slow else ''}"
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):  # Ampere and newer
             return torch.bfloat16, "the GPU multiplies it natively"
         return torch.float16, "with loss scaling: the GPU has no native bfloat16"
     if device.type == "cpu":
-        # Emulated bfloat16 is slower than float32, so only CPUs with instructions for it count.
-        features = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
-        native = [name for name in ("amx_bf16", "avx512_bf16") if features.get(name)]
-        if native:
-            return torch.bfloat16, f"the CPU multiplies it natively: {native[0]}"
+        if native["bfloat16"]:
+            return torch.bfloat16, f"the CPU multiplies it natively: {native['bfloat16'][0]}"
         return torch.float32, "the CPU has no native bfloat16"
     return torch.float32, "16-bit types are not tested on this device"

@@ -16,22 +16,25 @@ from tinystories.device import Hardware
 from tinystories.optim import Optimizer
 from tinystories.processes import RANK, WORLD_SIZE, print_rank0
 from tinystories.run import open_run_folder
-from tinystories.terminal import duration, short_count
+from tinystories.terminal import counted, duration, short_count
 from tinystories.tokenizer import Tokenizer
 
 FILES = ("log.csv", "samples.txt")
 COLUMNS = (  # of log.csv; a step fills the first ones, an evaluation the last ones
     *("step", "tokens", "loss", "learning_rate", "grad_norm"),
     *("tokens_per_second", "mfu", "minutes", "eta_minutes"),
-    *("train_loss", "val_loss", "val_bits_per_byte"),
+    *("train_loss", "val_loss", "val_bits_per_byte"),  # on the same tokens every time
+    *("full_val_loss", "full_val_bits_per_byte"),  # on all of validation, at the end
 )
 HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU     ETA"
+LINES = 20  # of the table, after which its header is repeated
+MARGIN = "  | "  # of what is not a row of the table
 
 
 def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step: int) -> None:
     """Print what will be trained, on what, and for how long; `s` is train.py's Settings."""
     splits = data.meta["splits"] if data.meta else {}
-    stories = {name: f", {splits[name]['stories']:,} stories" for name in splits}
+    stories = {name: f", {counted(splits[name]['stories'], 'story')}" for name in splits}
     windows = s.batch_size * s.gradient_accumulation_steps
     epoch = WindowSampler(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
     lines = [f"run: {s.out_dir} ({s.init_from})"]
@@ -41,8 +44,8 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
         f"data: {s.dataset}, {len(data.train):,} tokens{stories.get('train', '')}",
         f"validation: {len(data.val):,} tokens{stories.get('val', '')}",
         f"vocabulary: {data.tokenizer.vocab_size:,} ids ({data.tokenizer.kind})",
-        f"model: {s.arch}, {s.n_layer} layers, {s.n_head} heads, n_embd {s.n_embd}, "
-        f"window of {s.block_size} tokens, dropout {s.dropout}",
+        f"model: {s.arch}, {counted(s.n_layer, 'layer')}, {counted(s.n_head, 'head')}, "
+        f"n_embd {s.n_embd}, window of {counted(s.block_size, 'token')}, dropout {s.dropout}",
         f"number of parameters: {model.count_parameters() / 1e6:.2f}M",
     ]
     for kind, params in zip(("decayed", "non-decayed"), model.param_groups(), strict=True):
@@ -52,9 +55,10 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
         f"using fused AdamW: {optimizer.groups[0]['fused']}",
         *(["using Muon for the matrices inside blocks"] if s.optimizer == "muon" else []),
         f"tokens per iteration will be: {windows * s.block_size:,}",
-        f"  = {s.batch_size} windows per micro-batch x {s.gradient_accumulation_steps} "
-        f"micro-batches x {s.block_size} tokens per window",
-        f"{s.max_iters:,} steps = {s.max_iters / epoch:.3g} epochs"
+        f"  = {counted(s.batch_size, 'window')} per micro-batch x "
+        f"{counted(s.gradient_accumulation_steps, 'micro-batch')} "
+        f"x {s.block_size} tokens per window",
+        f"{counted(s.max_iters, 'step')} = {s.max_iters / epoch:.3g} epochs"
         if s.max_minutes is None
         else f"as many steps as {s.max_minutes:g} minutes allow, at most {s.max_iters:,}; "
         f"one epoch = {epoch:,.0f} steps",
@@ -79,12 +83,15 @@ class RunLog:
         """
         self.folder, self.wandb = folder, wandb
         self.last_line = (0, 0.0)  # windows and seconds of training at the last line of the table
+        self.lines = LINES  # printed since the header
         self.files = {name: open(folder / name, "ab") for name in FILES}
         for name, file in self.files.items():
             file.truncate(min(file.tell(), sizes[name]) if sizes else 0)
             file.seek(0, os.SEEK_END)
         if self.files["log.csv"].tell() == 0:
             self._append("log.csv", ",".join(COLUMNS) + "\n")
+        with open(folder / "log.csv", encoding="utf-8") as file:
+            self.columns = file.readline().strip().split(",")  # fewer in the log of an old run
 
     def step(
         self, s, state, loss: float, rate: float, norm: float, model: GPT, hardware: Hardware
@@ -96,9 +103,7 @@ class RunLog:
         tokens_per_second = (state.windows - windows) * s.block_size / elapsed
         peak = hardware.peak_flops()
         mfu = model.flops_per_token() * tokens_per_second / (peak * WORLD_SIZE) if peak else None
-        eta = state.seconds / state.step * (s.max_iters - state.step)
-        if s.max_minutes:
-            eta = min(eta, max(0.0, 60 * s.max_minutes - state.seconds))
+        eta = seconds_left(s, state)
         row = {
             "step": state.step,
             "tokens": state.windows * s.block_size,
@@ -111,6 +116,10 @@ class RunLog:
             "eta_minutes": round(eta / 60, 3),
         }
         self._record(row)
+        if self.lines >= LINES:
+            print_rank0(HEADER)
+            self.lines = 0
+        self.lines += 1
         print_rank0(
             f"{state.step:6} {short_count(row['tokens']):>7} {loss:7.4f} {rate:9.2e} {norm:7.3f} "
             f"{short_count(tokens_per_second):>7} {'n/a' if mfu is None else f'{mfu:.1%}':>6} "
@@ -121,9 +130,11 @@ class RunLog:
         """Log an evaluation and the story that was generated at it."""
         self._record(row)
         self._append("samples.txt", f"--- step {row['step']} ---\n{story}\n\n")
-        print_rank0(evaluation_line(row))
-        margin = {"initial_indent": "  | ", "subsequent_indent": "  | "}
-        print_rank0(textwrap.fill(story, 79, max_lines=8, **margin))
+        margin = {"initial_indent": MARGIN, "subsequent_indent": MARGIN}
+        told = textwrap.fill(story, 79, max_lines=8, **margin)
+        lines = [*textwrap.indent(evaluation_line(row), MARGIN).splitlines(), *told.splitlines()]
+        self.lines += len(lines)
+        print_rank0("\n".join(lines))
 
     def plot(self) -> None:
         """Plot log.csv as loss.png; a run does not end because a plot cannot be written."""
@@ -142,7 +153,8 @@ class RunLog:
 
     def _record(self, row: dict) -> None:
         line = io.StringIO()
-        csv.DictWriter(line, COLUMNS, lineterminator="\n").writerow(row)
+        row_writer = csv.DictWriter(line, self.columns, lineterminator="\n", extrasaction="ignore")
+        row_writer.writerow(row)
         self._append("log.csv", line.getvalue())
         if self.wandb:
             numbers = {name: value for name, value in row.items() if value != "n/a"}
@@ -184,17 +196,52 @@ def open_wandb(s, folder: Path, run_id: str | None):
         raise UserError(f"wandb_log: {reason}; WANDB_MODE=offline needs no account") from None
 
 
+def seconds_left(s, state) -> float:
+    """How long the training still takes, at the mean pace of the run."""
+    left = state.seconds / max(1, state.step) * (s.max_iters - state.step)
+    return min(left, max(0.0, 60 * s.max_minutes - state.seconds)) if s.max_minutes else left
+
+
 def training_bar(s, state) -> tqdm:
     """A progress bar over the steps, or over the seconds of max_minutes; only on terminals."""
-    steps = (s.max_iters, state.step, "step")
-    total, done, unit = (60 * s.max_minutes, state.seconds, "s") if s.max_minutes else steps
+    steps = (s.max_iters, state.step, " steps")
+    total, done, unit = (60 * s.max_minutes, state.seconds, " s") if s.max_minutes else steps
+    columns = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}{unit}"
     off = None if RANK == 0 else True
-    return tqdm(total=round(total), initial=int(done), desc="training", unit=unit, disable=off)
+    return tqdm(total=round(total), initial=int(done), unit=unit, disable=off, bar_format=columns)
+
+
+def update_bar(bar: tqdm, s, state) -> None:
+    """Show the finished steps or seconds, and how long the rest takes."""
+    bar.set_description_str(f"training, {duration(seconds_left(s, state))} left", refresh=False)
+    bar.update((int(state.seconds) if s.max_minutes else state.step) - bar.n)
 
 
 def evaluation_line(row: dict) -> str:
-    """The losses of an evaluation in one line."""
+    """The losses of an evaluation in one line, and those on all of validation in another."""
+    line = (
+        f"step {row['step']:,}: train loss {row['train_loss']:.4f}, val loss "
+        f"{row['val_loss']:.4f}, {row['val_bits_per_byte']:.4f} bits per byte"
+    )
+    if "full_val_loss" not in row:
+        return line
     return (
-        f"step {row['step']}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, "
-        f"{row['val_bits_per_byte']:.4f} bits per byte"
+        f"{line}\non all of validation: loss {row['full_val_loss']:.4f}, "
+        f"{row['full_val_bits_per_byte']:.4f} bits per byte"
+    )
+
+
+def closing_lines(s, state, seconds: float) -> str:
+    """What a finished run made, where, how good it is, and the next command.
+
+    Args:
+        s, state: train.py's Settings and TrainState.
+        seconds: since the command began.
+    """
+    steps, tokens = counted(state.step, "step"), short_count(state.windows * s.block_size)
+    return (
+        f"done in {duration(seconds)}: {steps}, {tokens} tokens, {duration(state.seconds)} "
+        f"of training\nlowest val loss: {state.best_val:.4f} after step {state.best_step:,}, "
+        f"in {s.out_dir}/best.pt\ncurves: {s.out_dir}/loss.png\n"
+        f"generate stories: python sample.py --out_dir={s.out_dir}"
     )

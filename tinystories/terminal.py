@@ -20,11 +20,17 @@ def progress(items: Iterable | None, desc: str, unit: str, **options) -> tqdm:
 
 
 def short_count(count: float) -> str:
-    """A count in few characters: 850, 8.5K, 614M, 1.23B."""
+    """A count in few characters: 850, 8.50K, 614M, 1.23B."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= 0.9995 * size:
-            return f"{count / size:.3g}{letter}"
+            return f"{count / size:#.3g}".rstrip(".") + letter
     return f"{count:.0f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 step, 2,000 steps, 2 stories, 3 batches."""
+    plural = noun[:-1] + "ies" if noun[-1] == "y" else noun + ("es" if noun[-2:] == "ch" else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def duration(seconds: float) -> str:
