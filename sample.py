@@ -9,6 +9,7 @@
 Stories go to standard output, everything else to standard error.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,13 +73,12 @@ from tinystories.generate import (
     prepare_for_generation,
 )
 from tinystories.run import load_model, newest_run, run_folder
-from tinystories.terminal import log_stderr, progress
-
-RULE = "-" * 79  # between two stories
+from tinystories.terminal import WordWrap, log_stderr, progress
+from tinystories.tokenizer import END_OF_TEXT
 
 
 def main(s: Settings) -> None:
-    sampling = Sampling(s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty)
+    sampling = Sampling(s.temperature, s.top_k or None, s.top_p, s.min_p, s.repetition_penalty)
     prompt = read_prompt(s.start)
     out_dir = s.out_dir or newest_run()
     model, tokenizer, _ = load_model(run_folder(out_dir), s.checkpoint)
@@ -105,7 +105,9 @@ def main(s: Settings) -> None:
         else:
             bar = progress(pieces, "generating", "tok", total=s.max_new_tokens)
             stories = collect_stories(bar, prompt, s.num_samples)
-            print(f"\n{RULE}\n".join(story.text for story in stories))
+            for i, story in enumerate(stories):
+                print_rule(i, s.num_samples)
+                WordWrap().write(story.text, last=True)
             num_ended = sum(story.ended for story in stories)
     if s.stop and num_ended < s.num_samples:
         log_stderr(
@@ -118,49 +120,58 @@ def read_prompt(value: str) -> str:
     """The text that --start means; raises UserError for a file that cannot be read as UTF-8."""
     name = value.removeprefix("FILE:")
     if value != "-" and name == value:
-        return value
+        return value.removeprefix(END_OF_TEXT)  # which precedes every story anyway
     try:
         text = sys.stdin.read() if value == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"the prompt from {value} is not UTF-8 text") from None
-    return text.removesuffix("\n").removesuffix("\r")
+    return text.removesuffix("\n").removesuffix("\r").removeprefix(END_OF_TEXT)
+
+
+def print_rule(i: int, count: int) -> None:
+    """A line before story i of several."""
+    if count > 1:
+        print(f"--- {i + 1} of {count} ".ljust(79, "-"))
 
 
 def stream(rows: Iterator[list[Piece]], prompt: str, count: int) -> int:
     """Print stories as they are generated, one after the other; how many of them have ended."""
     waiting, ended, current = [prompt] * count, [False] * count, 0
-
-    def show(i: int) -> None:
-        print(waiting[i], end="", flush=True)
-        waiting[i] = ""
-
+    print_rule(0, count)
+    out = WordWrap()
     for pieces in rows:
         waiting = [text + piece.text for text, piece in zip(waiting, pieces, strict=True)]
         ended = [piece.ended for piece in pieces]
-        show(current)
         while ended[current] and current + 1 < count:
+            out.write(waiting[current], last=True)
             current += 1
-            print(f"\n{RULE}")
-            show(current)
-    for i in range(current + 1, count):
-        print(f"\n{RULE}")
-        show(i)
-    print()
+            print_rule(current, count)
+        out.write(waiting[current])
+        waiting[current] = ""
+    for i in range(current, count):
+        if i > current:
+            print_rule(i, count)
+        out.write(waiting[i], last=True)
     return sum(ended)
 
 
 def converse(generate: Callable[[str, int, int], Iterator[list[Piece]]], seed: int) -> None:
     """Generate a story for each prompt that is typed, until the input ends."""
-    log_stderr("type a prompt and Enter, or only Enter; Ctrl-D ends")
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401  gives input() line editing and a history
+    log_stderr("type a prompt and Enter, or only Enter; Ctrl-C ends a story, Ctrl-D ends all")
     while True:
-        print("> ", end="", flush=True, file=sys.stderr)
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            prompt = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
             return
-        prompt = line.rstrip("\r\n")
-        stream(generate(prompt, 1, seed), prompt, 1)
+        try:
+            stream(generate(prompt, 1, seed), prompt, 1)
+        except KeyboardInterrupt:
+            print()
         seed += 1
 
 

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import sys
 
 import pytest
@@ -47,7 +48,8 @@ def pieces_of(folder, prompt="", count=1, **options) -> list[list[Piece]]:
 
 
 def stories_in(out: str) -> list[str]:
-    return out.removesuffix("\n").split(f"\n{sample.RULE}\n")
+    """The stories that were printed with rules before them."""
+    return re.split(r"(?:^|\n)--- \d+ of \d+ -+\n", out.removesuffix("\n"))[1:]
 
 
 # Randomness -------------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ STORY = b"Once upon a time there was a fox. The end."
 
 def test_stories_go_to_standard_output_and_nothing_else_does(generate, reciter):
     out, notes = generate(reciter(STORY), "--num_samples=2")
-    assert out == f"{STORY.decode()}\n{sample.RULE}\n{STORY.decode()}\n"
+    assert stories_in(out) == [STORY.decode()] * 2
     assert "best.pt of " in notes
 
 
@@ -237,9 +239,15 @@ def test_the_start_text_may_be_any_text(generate, reciter):
     assert out == "Öxi upon a time there was a fox. The end.\n"
 
 
-def test_the_name_of_end_of_text_in_a_start_is_plain_text(generate, reciter):
-    out, _ = generate(reciter(STORY), "--start=<|endoftext|>", "--num_samples=1")
-    assert out == "<|endoftext|>" + STORY.decode()[13:] + "\n"
+def test_end_of_text_at_the_beginning_of_a_start_is_the_one_before_every_story(generate, reciter):
+    out, _ = generate(reciter(STORY), "--start=<|endoftext|>Once", "--num_samples=1")
+    assert out == STORY.decode() + "\n"
+    out, _ = generate(reciter(STORY), "--start=Once<|endoftext|>", "--num_samples=1")
+    assert out.startswith("Once<|endoftext|>")  # there it is plain text
+
+
+def test_top_k_0_keeps_all(generate, run):
+    assert generate(run, "--top_k=0")[0] == generate(run)[0]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
@@ -373,7 +381,7 @@ def test_the_pieces_of_any_tokens_join_to_their_text(run):
 
 def test_streaming_several_stories_shows_them_one_after_the_other(generate, reciter):
     out, _ = generate(reciter(LETTERS.encode()), "--stream=True", "--num_samples=3")
-    assert out == f"\n{sample.RULE}\n".join([LETTERS] * 3) + "\n"
+    assert stories_in(out) == [LETTERS] * 3
 
 
 def test_telling_leaves_the_model_in_the_mode_it_was_in(run):
@@ -418,7 +426,6 @@ def test_interactive_answers_each_line_with_a_story(reciter):
     again = "Öxi upon a time there was a fox. The end.\n"
     assert told.stdout == f"{STORY.decode()}\n" * 2 + again
     assert "type a prompt" in told.stderr
-    assert told.stderr.count("> ") == 4
 
 
 def test_interactive_stories_differ_from_line_to_line(generate, run, monkeypatch):

@@ -1,5 +1,7 @@
 """What people read on a screen of 80 columns: notes, progress bars, short numbers, tables."""
 
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +14,36 @@ SCREEN = 80  # columns
 def log_stderr(text: str) -> None:
     """Print to standard error, where the command's result goes to standard output."""
     print(text, file=sys.stderr, flush=True)
+
+
+class WordWrap:
+    """Prints text that arrives in pieces. On a terminal, lines break between words."""
+
+    def __init__(self):
+        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        self.column, self.space, self.word = 0, "", ""
+
+    def write(self, text: str, last: bool = False) -> None:
+        """Print what is complete of a text, and at the `last` piece the rest and a line break."""
+        if not self.width:
+            print(text, end="\n" if last else "", flush=True)
+            return
+        for part in re.findall(r"\s|\S+", text + "\n" * last):
+            if not part.isspace():
+                self.word += part
+                continue
+            if self.word:
+                if 0 < self.column and self.column + len(self.space + self.word) > self.width:
+                    self.column, self.space = 0, "\n"
+                print(self.space + self.word, end="")
+                self.column += len((self.space + self.word).lstrip("\n"))
+                self.space = self.word = ""
+            if part == "\n":
+                self.column, self.space = 0, ""
+                print()
+            else:
+                self.space += part
+        sys.stdout.flush()
 
 
 def progress(items: Iterable | None, desc: str, unit: str, **options) -> tqdm:
