@@ -240,9 +240,10 @@ def test_the_start_text_may_be_any_text(generate, reciter):
 
 
 def test_end_of_text_at_the_beginning_of_a_start_is_the_one_before_every_story(generate, reciter):
-    out, _ = generate(reciter(STORY), "--start=<|endoftext|>Once", "--num_samples=1")
+    folder = reciter(STORY)
+    out, _ = generate(folder, "--start=<|endoftext|>Once", "--num_samples=1")
     assert out == STORY.decode() + "\n"
-    out, _ = generate(reciter(STORY), "--start=Once<|endoftext|>", "--num_samples=1")
+    out, _ = generate(folder, "--start=Once<|endoftext|>", "--num_samples=1")
     assert out.startswith("Once<|endoftext|>")  # there it is plain text
 
 
