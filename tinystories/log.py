@@ -125,12 +125,16 @@ class RunLog:
         margin = {"initial_indent": "  | ", "subsequent_indent": "  | "}
         print_rank0(textwrap.fill(story, 79, max_lines=8, **margin))
 
-    def plot(self) -> None:
-        """Plot log.csv as loss.png; a run does not end because a plot cannot be written."""
+    def plot(self, parameters: int | None = None) -> None:
+        """Plot log.csv as loss.png; a run does not end because a plot cannot be written.
+
+        Args:
+            parameters: how many the model has, for the title.
+        """
         from tinystories import figures  # only here: matplotlib takes half a second to import
 
         try:
-            figures.plot_run(self.folder)
+            figures.plot_run(self.folder, parameters)
         except UserError as error:
             print_rank0(str(error))
 
