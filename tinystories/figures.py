@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,7 +33,12 @@ WIDTH = 9.0  # inches
 DPI = 150
 TICK_STEPS = (1, 2, 5, 10)  # ticks are 1, 2 or 5 times a power of ten apart
 START = 0.1  # part of a run whose losses may be above the axis, so that the others have room
-WHOLE_FILE = {"marker": "D", "linestyle": "", "markerfacecolor": "none", "markersize": 7}
+WHOLE_FILE: dict[str, Any] = {
+    "marker": "D",
+    "linestyle": "",
+    "markerfacecolor": "none",
+    "markersize": 7,
+}
 PLOTTED = (  # columns of log.csv
     *("step", "tokens", "minutes", "loss", "learning_rate", "grad_norm"),
     *("train_loss", "val_loss", "val_bits_per_byte", "full_val_loss", "full_val_bits_per_byte"),
@@ -111,7 +118,7 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
         result = _result(bits)
         result += f", whole file {_last(whole):.4f}" if np.isfinite(whole).any() else ""
         heading = f"{_short_name(name)}{dataset}:"
-        labels.append(f"{heading}{chr(10) if len(heading + result) > 85 else ' '}{result}")
+        labels.append(heading + ("\n" if len(heading + result) > 85 else " ") + result)
     columns = 1 if max(map(len, labels), default=0) > 45 else 2
     num_lines = sum(1 + label.count("\n") for label in labels)
     with saved_figure(path, height=4.4 + 0.23 * math.ceil(num_lines / columns)) as figure:
@@ -464,7 +471,8 @@ def _bits_per_byte_axis(axes: Axes, log: dict[str, np.ndarray]) -> None:
     if not positive.any():
         return
     factor = float(np.median(bits[positive] / nats[positive]))  # the same text: the same factor
-    scale = axes.secondary_yaxis("right", functions=(lambda y: y * factor, lambda y: y / factor))
+    functions = partial(np.multiply, factor), partial(np.multiply, 1 / factor)
+    scale = axes.secondary_yaxis("right", functions=functions)
     scale.set_ylabel("bits per byte of validation")
     scale.yaxis.set_major_locator(MaxNLocator(8, steps=TICK_STEPS))
     scale.yaxis.set_major_formatter("{x:g}")
@@ -475,7 +483,7 @@ def _is_wide(low: float, high: float) -> bool:
     return 0 < low and high > 9.99 * low  # since 1e-3 / 1e-4 is slightly less than 10
 
 
-def _log_scale(axis: Axis, low: float, high: float, max_labels: int) -> None:
+def _log_scale(axis: XAxis | YAxis, low: float, high: float, max_labels: int) -> None:
     """Make an axis logarithmic, and say so in its label; without values above zero, leave it.
 
     Its ends are 1, 2 or 5 times a power of ten, and so are its ticks; only powers of ten where
@@ -518,11 +526,13 @@ def _value_axis(axes: Axes, values: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(_short)
 
 
-def _category_axis(axis: Axis, categories: Sequence[str]) -> None:
+def _category_axis(axis: XAxis | YAxis, categories: Sequence[str]) -> None:
     """A place for each category, with its name; aslant below an axis where names are long."""
     names = [_short_name(name, 28) for name in categories]
     crowded = axis.axis_name == "x" and max(map(len, names), default=0) * len(names) > 70
-    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    turned: dict[str, Any] = (
+        {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    )
     axis.set_ticks(range(len(names)), names, **turned)
 
 
