@@ -278,21 +278,22 @@ def word_tables(sample: WordStats) -> Iterator[str]:
 
 def plot_page(stats: DatasetStats, path: Path) -> None:
     """Plot the statistics on one page."""
-    with figures.saved_figure(path, height=16.5) as figure:
-        title = f"{stats.data.folder.name}: {len(stats.train.stories):,} training stories"
+    with figures.saved_figure(path, height=17.5) as figure:
+        size = stats.data.tokenizer.vocab_size
+        title = (
+            f"{stats.data.folder.name}: {len(stats.train.stories):,} training stories, {size:,} ids"
+        )
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
         (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(4, 1))
-        panels = upper.subplots(4, 2, height_ratios=(3, 3, 2.4, 4.2))
+        panels = upper.subplots(4, 2, height_ratios=(3, 3, 2.4, 4.7))
         lengths = {"words": stats.sample.lengths, "tokens": stats.train.lengths}
         for axes, (unit, values) in zip(panels[0], lengths.items(), strict=True):
             figures.histogram(axes, values, f"Length of stories in {unit}", unit, "stories")
         left, right = panels[1]
         sizes, ratios = map(np.array, zip(*stats.bytes_by_vocab_size.items(), strict=True))
-        units = "vocabulary size, trained on the sample", "bytes per token"
-        figures.curve(left, "Bytes per token by vocabulary size", units, sizes, ratios)
-        point = stats.data.tokenizer.vocab_size, stats.dataset_bytes
-        left.plot(*point, "D", color=figures.VERMILLION, label="the dataset's vocabulary")
-        left.legend(loc="lower right")
+        units = "ids, trained on the sample", "bytes per token"
+        mark = size, stats.dataset_bytes, f"the dataset's: {size:,} ids"
+        figures.curve(left, "Bytes per token by vocabulary size", units, sizes, ratios, mark)
         percent = 100 * coverage(stats.train.counts)
         ranks = np.unique(np.geomspace(1, len(percent), 200).astype(int))  # enough for a curve
         units = "most frequent ids", "% of the tokens"
@@ -302,7 +303,7 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
         figures.stacked_bars(panels[2, 0], "Stories per window", "% of windows", windows, parts)
         title, rules = stats.cleaning()
         figures.bars(panels[2, 1], title, "training stories", rules.get("train", {}), "{:,.0f}")
-        shown = zip((*panels[3], lower.subplots()), (20, 20, 12), strict=True)
+        shown = zip((*panels[3], lower.subplots()), (15, 15, 10), strict=True)
         for (axes, count), (title, unit, rates) in zip(shown, stats.sample.rates(), strict=True):
             figures.bars(axes, title, unit, dict(list(rates.items())[:count]), "{:.1f}")
 

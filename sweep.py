@@ -272,6 +272,8 @@ def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list
         print_rank0(f"\n{results_table(rows, swept)}\n")
         for name in swept:
             figures.plot_sweep(rows, name, folder / f"{name}.png")
+        for pair in itertools.combinations(swept, 2):
+            figures.plot_sweep_table(rows, pair, folder / f"{'_'.join(pair)}.png")
     if not runner.signal and all("error" in row for row in rows):
         raise UserError(f"no run finished; {folder / 'results.csv'} says why")
     return runner.signal

@@ -177,9 +177,9 @@ def test_a_swept_vocabulary_has_its_dataset_prepared(finished):
 
 
 @pytest.mark.slow
-def test_each_swept_setting_has_a_plot(finished):
+def test_each_swept_setting_has_a_plot_and_two_have_a_table(finished):
     folder = finished[0]
-    for name in ("vocab_size", "n_head"):
+    for name in ("vocab_size", "n_head", "vocab_size_n_head"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

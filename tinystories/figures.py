@@ -6,82 +6,149 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from configurator import UserError
-from tinystories.files import atomic_write
+from tinystories.files import atomic_write, read_json
 from tinystories.terminal import distinct_names, short_count
 
 STYLE = Path(__file__).with_name("plots.mplstyle")
 BLUE, VERMILLION, GREEN, SKY = "#0072b2", "#d55e00", "#009e73", "#56b4e9"  # as in STYLE
 INK = "#333333"
 BLUE_SHADES = ("#cfe3f1", "#8fbfdf", "#3f8fc4", "#0b5a91")
+BEST_IS_DARK = LinearSegmentedColormap.from_list("best is dark", BLUE_SHADES[::-1])
 
 WIDTH = 9.0  # inches
 DPI = 150
 TICK_STEPS = (1, 2, 5, 10)  # ticks are 1, 2 or 5 times a power of ten apart
-PLOTTED = "step tokens minutes loss learning_rate grad_norm train_loss val_loss val_bits_per_byte"
+START = 0.1  # part of a run whose losses may be above the axis, so that the others have room
+WHOLE_FILE: dict[str, Any] = {
+    "marker": "D",
+    "linestyle": "",
+    "markerfacecolor": "none",
+    "markersize": 7,
+}
+PLOTTED = (  # columns of log.csv
+    *("step", "tokens", "minutes", "loss", "learning_rate", "grad_norm"),
+    *("train_loss", "val_loss", "val_bits_per_byte", "full_val_loss", "full_val_bits_per_byte"),
+)
 
 
-def plot_run(folder: Path) -> None:
+def plot_run(folder: Path, parameters: int | None = None) -> None:
     """Plot folder/log.csv as folder/loss.png: losses, learning rate and gradient norm.
 
-    One x-axis with three scales: steps, tokens and minutes of training. Values that are missing
-    or not finite are left out. Earlier evaluations use only the first validation tokens, so the
-    last one can differ slightly. Raises UserError where there is no log.csv.
+    One x-axis with three scales: steps, tokens and time of training. Values that are missing or
+    not finite are left out. The loss over the whole validation file is a mark apart from the
+    curve, which is over its first tokens. Raises UserError where there is no log.csv.
+
+    Args:
+        parameters: how many the model has, for the title.
     """
     log = read_log(folder / "log.csv")
     steps = log["step"]
-    with saved_figure(folder / "loss.png", height=7.6) as figure:
+    with saved_figure(folder / "loss.png", height=8.4) as figure:
         loss, rate, norm = figure.subplots(3, 1, sharex=True, height_ratios=(4.5, 1.5, 1.5))
-        loss.set_title(folder.absolute().name, pad=38)
         loss.set(ylabel="loss, nats per token")
-        _plot_smoothed(loss, steps, log["loss"], "each step logged", "their running mean")
+        _plot_smoothed(loss, steps, log["loss"], "each logged step", "running mean")
         for split, color in (("train", INK), ("val", VERMILLION)):
             x, y = _finite(steps, log[f"{split}_loss"])
-            label = f"evaluated on {split}: {_last_and_lowest(y)}"
-            loss.plot(x, y, "o-", color=color, markersize=4, label=label, clip_on=False)
-        _log_scale(loss)
-        _legend_above(loss, columns=2)
-        rate.plot(*_finite(steps, log["learning_rate"]), color=GREEN)
-        rate.set(ylabel="learning rate", ylim=(0, None))
+            if len(y):
+                label = f"evaluated on {split}: {_result(y)}"
+                loss.plot(x, y, "o-", color=color, markersize=4, label=label)
+        x, whole = _finite(steps, log["full_val_loss"])
+        if len(whole):
+            label = f"on the whole validation file: {whole[-1]:.4f}"
+            loss.plot(x, whole, color=VERMILLION, label=label, **WHOLE_FILE)
+        shown = ("loss", "train_loss", "val_loss", "full_val_loss")
+        top = _limit_height(loss, [(steps, log[name]) for name in shown])
+        first = log["val_loss"][steps == 0]
+        if (first > top).any():
+            text, place = f"evaluated on val at step 0: {first[0]:.2f}", loss.transAxes
+            loss.text(
+                0.98, 0.98, text, ha="right", va="top", transform=place, backgroundcolor="white"
+            )
+        _bits_per_byte_axis(loss, log)
+        facts = [_dataset_of(folder), f"{short_count(parameters)} parameters" if parameters else ""]
+        _title_and_legend(loss, _short_name(folder.absolute().name), [*facts, _spent(log)])
+        x, y = _finite(steps, log["learning_rate"])
+        rate.plot(x, y, marker=_marker(x), markersize=3, color=GREEN)
+        rate.set(ylabel="learning\nrate", ylim=(0, None))
+        rate.yaxis.set_major_locator(MaxNLocator(3, steps=TICK_STEPS))
         rate.yaxis.set_major_formatter("{x:g}")
-        norm.set(ylabel="gradient norm")
         _plot_smoothed(norm, steps, log["grad_norm"])
-        _log_scale(norm, ticks=4)
+        norm.set(ylabel="gradient norm")
+        _log_scale(norm.yaxis, norm.dataLim.minposy, norm.dataLim.y1, max_labels=4)
+        for axes in (rate, norm):
+            if not len(axes.lines[0].get_xdata()):
+                axes.set_yticks([])
         _three_scales(norm, log)
         figure.align_ylabels()
 
 
 def plot_runs(folders: Sequence[Path], path: Path) -> None:
-    """Plot validation bits per byte of several runs against steps, tokens and minutes.
+    """Plot validation bits per byte of several runs against steps, tokens and time.
 
-    The evaluation before the first step is left out: the model has learned nothing yet.
+    The evaluation before the first step is left out: the model has learned nothing yet. A result
+    over the whole validation file is a mark apart from the curve.
     """
     names = distinct_names([folder.absolute() for folder in folders])
     logs = {name: read_log(f / "log.csv") for name, f in zip(names, folders, strict=True)}
-    columns = 1 if max(map(len, logs), default=0) > 30 else 2
-    with saved_figure(path, height=3.9 + 0.2 * math.ceil(len(logs) / columns)) as figure:
+    datasets = dict(zip(names, map(_dataset_of, folders), strict=True))
+    one_dataset = len(set(datasets.values())) == 1
+    unit, per_minute = _time_unit(max((_last(log["minutes"]) for log in logs.values()), default=0))
+    labels, lines, shown, any_whole = [], [], [], False
+    for name, log in logs.items():
+        log["val_bits_per_byte"][log["step"] <= 0] = np.nan
+        log["time"] = log["minutes"] * per_minute
+        bits, whole = log["val_bits_per_byte"], log["full_val_bits_per_byte"]
+        shown += [(log["step"], bits), (log["step"], whole)]
+        any_whole |= bool(np.isfinite(whole).any())
+        dataset = "" if one_dataset or not datasets[name] else f" ({datasets[name]})"
+        result = _result(bits)
+        result += f", whole file {_last(whole):.4f}" if np.isfinite(whole).any() else ""
+        heading = f"{_short_name(name)}{dataset}:"
+        labels.append(heading + ("\n" if len(heading + result) > 85 else " ") + result)
+    columns = 1 if max(map(len, labels), default=0) > 45 else 2
+    num_lines = sum(1 + label.count("\n") for label in labels)
+    with saved_figure(path, height=4.4 + 0.23 * math.ceil(num_lines / columns)) as figure:
         panels = figure.subplots(1, 3, sharey=True)
-        figure.suptitle("validation bits per byte", x=0.01, ha="left", weight="bold")
-        lines = {}
-        units = {"step": "steps", "tokens": "tokens", "minutes": "minutes of training"}
-        for axes, (unit, xlabel) in zip(panels, units.items(), strict=True):
-            for name, log in logs.items():
-                bits = np.where(log["step"] > 0, log["val_bits_per_byte"], np.nan)
-                (line,) = axes.plot(*_finite(log[unit], bits), marker="o", markersize=3)
-                lines[f"{name}: {_last_and_lowest(bits[np.isfinite(bits)])}"] = line
-            axes.set(xlabel=xlabel, xlim=(0, None))
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+        data = next(iter(datasets.values()), "") if one_dataset else "datasets differ"
+        title = "validation bits per byte" + f", {data}" * bool(data)
+        figure.suptitle(title, x=0.01, ha="left", weight="bold")
+        units = {"step": "steps", "tokens": "tokens", "time": f"{unit} of training"}
+        for axes, (column, xlabel) in zip(panels, units.items(), strict=True):
+            for log in logs.values():
+                (line,) = axes.plot(
+                    *_finite(log[column], log["val_bits_per_byte"]), marker="o", markersize=3
+                )
+                lines.append(line)
+                x, whole = _finite(log[column], log["full_val_bits_per_byte"])
+                if len(whole):
+                    axes.plot(x, whole, color=line.get_color(), **WHOLE_FILE)
+            axes.set(xlabel=xlabel)
+            axes.set_xlim(0, axes.get_xlim()[1])
+            known = math.isfinite(axes.dataLim.x1)
+            axes.xaxis.set_major_locator(
+                MaxNLocator(5, steps=TICK_STEPS) if known else NullLocator()
+            )
             axes.xaxis.set_major_formatter(_short)
-        _log_scale(panels[0])
-        figure.legend(lines.values(), lines.keys(), loc="outside lower left", ncols=columns)
+        _limit_height(panels[0], shown)
+        lines = lines[: len(labels)]
+        if any_whole:
+            lines.append(Line2D([], [], color=INK, **WHOLE_FILE))
+            labels.append("on the whole validation file")
+        figure.legend(lines, labels, loc="outside lower left", ncols=columns)
 
 
 def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
@@ -89,34 +156,80 @@ def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
 
     Each row holds a run's settings and val_bits_per_byte, as numbers or text. A run without a
     finite result is a cross at the top. The x-axis is logarithmic where the values span a factor
-    of ten or more; values that are not all numbers are categories, numbers first.
+    of ten or more; values that are not all numbers are categories, numbers first. The title has
+    the name of the folder, which is the sweep's.
     """
     values = [row.get(setting) for row in rows]
     bits = np.array([_number(row.get("val_bits_per_byte")) for row in rows], dtype=float)
     x = np.array([_number(value) for value in values], dtype=float)
-    with saved_figure(path, height=4.4) as figure:
+    with saved_figure(path, height=4.8) as figure:
         axes = figure.add_subplot()
+        axes.set(xlabel=setting, ylabel="validation bits per byte")
         if np.isfinite(x).all():
-            _value_axis(axes, x, max_labels=14)
+            _value_axis(axes, x)
         else:
-            order = np.argsort(x, kind="stable")  # NaN last
-            categories = list(dict.fromkeys(str(values[i]) for i in order))
+            categories = _different(values)
             x = np.array([categories.index(str(value)) for value in values], dtype=float)
-            crowded = sum(map(len, categories)) > 70  # no room side by side
-            rotation, ha = (20, "right") if crowded else (0, "center")
-            axes.set_xticks(range(len(categories)), categories, rotation=rotation, ha=ha)
+            _category_axis(axes.xaxis, categories)
             axes.set_xlim(-0.5, len(categories) - 0.5)
         good = np.isfinite(bits)
-        axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
         best = {value: bits[good & (x == value)].min() for value in np.unique(x[good])}
-        axes.plot(list(best), list(best.values()), "o-", color=BLUE, label="the best at each value")
+        if len(best) < good.sum():
+            axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
+        if best:
+            label = "the best at each value" if len(best) < good.sum() else "one run"
+            axes.plot(list(best), list(best.values()), "o-", color=BLUE, label=label)
         if failed := (~good).sum():
             top = {"transform": axes.get_xaxis_transform()}  # x in values, y from 0 to 1
             label = f"no result: {failed}"
             axes.plot(x[~good], [0.97] * failed, "x", color=VERMILLION, label=label, **top)
         axes.margins(y=0.12)
-        axes.set(xlabel=setting, ylabel="validation bits per byte")
-        _legend_above(axes, columns=3)
+        axes.yaxis.set_major_locator(MaxNLocator(7, steps=TICK_STEPS))
+        if not best:
+            axes.set_yticks([])
+        _title_and_legend(axes, _short_name(path.absolute().parent.name), _budget(rows), columns=3)
+
+
+def plot_sweep_table(rows: Sequence[dict], settings: tuple[str, str], path: Path) -> None:
+    """Plot the lowest val_bits_per_byte for each two values of two settings, as a table of colors.
+
+    `rows` and the title are as in `plot_sweep`. Nothing is plotted if more than half of the cells
+    would be empty, as in a random sweep, or if both have more than 10 values.
+    """
+    different = {name: _different([row.get(name) for row in rows]) for name in settings}
+    down, across = sorted(settings, key=lambda name: -len(different[name]))
+    lines, columns = different[down], different[across]
+    cells = {}  # results by line and column
+    for row in rows:
+        place = lines.index(str(row.get(down))), columns.index(str(row.get(across)))
+        cells.setdefault(place, []).append(_number(row.get("val_bits_per_byte")))
+    if len(columns) > 10 or 2 * len(cells) < len(lines) * len(columns):
+        return
+    table = np.full((len(lines), len(columns)), np.nan)
+    for place, results in cells.items():
+        table[place] = min(filter(math.isfinite, results), default=math.nan)
+    known = table[np.isfinite(table)]
+    best, middle = (known.min(), np.median(known)) if len(known) else (0.0, 0.0)
+    with saved_figure(path, height=1.9 + 0.5 * len(lines)) as figure:
+        axes = figure.add_subplot()
+        # Twice as far from the best as the median is the palest: one bad run pales no other.
+        palest = max(2 * middle - best, best + 1e-9)
+        axes.imshow(table, cmap=BEST_IS_DARK, aspect="auto", vmin=best, vmax=palest)
+        for i, j in cells:
+            bits = table[i, j]
+            dark = bits - best < 0.2 * (palest - best)
+            color = "white" if dark else "black" if math.isfinite(bits) else VERMILLION
+            text = f"{bits:.4f}" if math.isfinite(bits) else "no result"
+            weight = "bold" if bits == best else "normal"
+            axes.text(j, i, text, ha="center", va="center", color=color, weight=weight)
+        _category_axis(axes.xaxis, columns)
+        _category_axis(axes.yaxis, lines)
+        axes.set(xlabel=across, ylabel=down)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        name = f"{_short_name(path.absolute().parent.name)}, validation bits per byte"
+        _title_and_legend(axes, name, _budget(rows))
 
 
 @contextmanager
@@ -127,6 +240,7 @@ def saved_figure(path: Path, height: float) -> Iterator[Figure]:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn for it
         figure = Figure(figsize=(WIDTH, height), dpi=DPI)
         yield figure
+        _hide_overlapping_labels(figure)
         figure.savefig(png, format="png")
     atomic_write(path, png.getvalue())
 
@@ -142,7 +256,7 @@ def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: st
     axes.stairs(np.histogram(values, edges)[0], edges, fill=True, color=SKY)
     for x in (median, high):
         axes.axvline(x, color=INK, linewidth=1, linestyle="--")
-    label = f"{unit} (dashed: median {median:,.0f}; 95 % below {high:,.0f})"
+    label = f"{unit} (median {median:,.0f}, 95 % below {high:,.0f})"
     axes.set(title=title, xlabel=label, ylabel=counted, xlim=(0, edges[-1]))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter(_short)
@@ -157,7 +271,7 @@ def bars(axes: Axes, title: str, unit: str, values: Mapping[str, float], label_f
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.margins(x=0.18, y=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
     axes.xaxis.set_major_formatter(_short)
     axes.grid(visible=False, axis="y")
 
@@ -174,7 +288,7 @@ def stacked_bars(
         texts = [f"{percent:.0f}" if percent >= 5 else "" for percent in percents]
         axes.bar_label(drawn, texts, label_type="center", color=INK if i < 2 else "white")
         left += percents
-    axes.set_title(title, pad=24)
+    axes.set_title(title, pad=26)
     axes.set(xlabel=unit, xlim=(0, 100))
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -182,11 +296,30 @@ def stacked_bars(
     _legend_above(axes, columns=len(parts))
 
 
-def curve(axes: Axes, title: str, units: tuple[str, str], x: np.ndarray, y: np.ndarray) -> None:
-    """A curve of y > 0 against x; x is logarithmic where it spans a factor of ten or more."""
-    axes.plot(x, y, marker="o" if len(x) <= 20 else "", markersize=4, color=BLUE)
-    _value_axis(axes, x, max_labels=7)
-    axes.set(title=title, xlabel=units[0], ylabel=units[1], ylim=(0, None))
+def curve(
+    axes: Axes,
+    title: str,
+    units: tuple[str, str],
+    x: np.ndarray,
+    y: np.ndarray,
+    mark: tuple[float, float, str] | None = None,
+) -> None:
+    """A curve of y > 0 against x; x is logarithmic where it spans a factor of ten or more.
+
+    `mark` is the x, y and name of a point apart from the curve.
+    """
+    axes.plot(x, y, marker=_marker(x), markersize=4, color=BLUE)
+    axes.set(title=title, xlabel=units[0], ylabel=units[1])
+    if mark:
+        axes.plot(*mark[:2], "D", color=VERMILLION, label=mark[2])
+        axes.legend(loc="lower right")
+    low, high = axes.dataLim.x0, axes.dataLim.x1
+    if _is_wide(low, high):
+        _log_scale(axes.xaxis, low, high, max_labels=6)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS))
+        axes.xaxis.set_major_formatter(_short)
+    axes.set_ylim(0, None)
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
@@ -201,7 +334,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"there is no {path}; {path.parent} is no run folder") from None
     complete = (line for line in lines if line.endswith("\n"))  # a run may be writing the last one
     rows = list(csv.DictReader(complete))
-    log = {name: np.array([_number(row.get(name)) for row in rows]) for name in PLOTTED.split()}
+    log = {name: np.array([_number(row.get(name)) for row in rows]) for name in PLOTTED}
     for name in ("tokens", "minutes"):
         steps, values = _finite(log["step"], log[name])
         if len(steps) and steps[-1] > 0:
@@ -224,15 +357,88 @@ def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[good], y[good]
 
 
-def _last_and_lowest(values: np.ndarray) -> str:
-    """The result of a run's evaluations, for a legend."""
-    return f"{values[-1]:.4f}, lowest {values.min():.4f}" if len(values) else "none yet"
+def _last(values: np.ndarray) -> float:
+    """The last finite value; 0 where there is none."""
+    return float(next(iter(values[np.isfinite(values)][::-1]), 0))
+
+
+def _result(values: np.ndarray) -> str:
+    """The last result of a run's evaluations, and the lowest if that is another, for a legend."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "none yet"
+    lowest = f" (lowest {values.min():.4f})" if values.min() < values[-1] else ""
+    return f"{values[-1]:.4f}{lowest}"
+
+
+def _dataset_of(folder: Path) -> str:
+    """The name of a run's dataset, from its config.json; "" where that is unknown."""
+    try:
+        config = read_json(folder / "config.json", lambda c: isinstance(c["dataset"], str), "")
+    except (FileNotFoundError, UserError):
+        return ""
+    return _short_name(Path(config["dataset"]).name, 28)
+
+
+def _time_unit(minutes: float) -> tuple[str, float]:
+    """The unit in which a time is easy to read, and how many of it are a minute."""
+    if minutes < 3:
+        return "seconds", 60
+    return ("minutes", 1) if minutes < 180 else ("hours", 1 / 60)
+
+
+def _spent(log: dict[str, np.ndarray]) -> str:
+    """The time of training, for a title; "" where it is unknown."""
+    unit, per_minute = _time_unit(minutes := _last(log["minutes"]))
+    return f"{_short(minutes * per_minute)} {unit} of training" if minutes else ""
+
+
+def _budget(rows: Sequence[dict]) -> list[str]:
+    """How many runs a sweep has, and the steps and the time of each, for a title."""
+    steps, minutes = (
+        [value for row in rows if math.isfinite(value := _number(row.get(name)))]
+        for name in ("step", "minutes")
+    )
+    unit, per_minute = _time_unit(max(minutes, default=0))
+    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    of_steps = f" of {_span(steps)} steps" if steps else ""
+    each = " each" if len(rows) > 1 else ""
+    time = f"{_span([m * per_minute for m in minutes])} {unit}{each}" if minutes else ""
+    return [runs + of_steps, time]
+
+
+def _span(values: Sequence[float]) -> str:
+    """The lowest and the highest value, or one where they look the same."""
+    return " to ".join(dict.fromkeys(map(_short, (min(values), max(values)))))
+
+
+def _different(values: Sequence) -> list[str]:
+    """The different values as text, numbers first and in order."""
+    order = np.argsort(np.array(list(map(_number, values)), dtype=float), kind="stable")  # NaN last
+    return list(dict.fromkeys(str(values[i]) for i in order))
+
+
+def _short_name(name: str, longest: int = 48) -> str:
+    """A name without its middle where it is long."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+
+
+def _marker(x: np.ndarray) -> str:
+    """The marker of a curve: few points are shown each, since one alone makes no line."""
+    return "o" if len(x) <= 20 else ""
 
 
 def _plot_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, *labels: str) -> None:
-    """A pale curve, and its running mean over 2 % of the points; `labels` are for the legend."""
+    """A pale curve, and its running mean over 2 % of the points; `labels` are for the legend.
+
+    Below 100 points there is nothing to smooth, and the curve is not pale.
+    """
     label, mean_label = labels or (None, None)
     x, y = _finite(x, y)
+    if len(y) < 100:
+        axes.plot(x, y, color=BLUE, marker=_marker(x), markersize=3, label=label if len(y) else "")
+        return
     axes.plot(x, y, color=SKY, alpha=0.45, linewidth=0.7, label=label)
     indices, reach = np.arange(len(y)), len(y) // 100
     first, stop = np.maximum(indices - reach, 0), np.minimum(indices + reach + 1, len(y))
@@ -240,56 +446,147 @@ def _plot_smoothed(axes: Axes, x: np.ndarray, y: np.ndarray, *labels: str) -> No
     axes.plot(x, (sums[stop] - sums[first]) / (stop - first), color=BLUE, label=mean_label)
 
 
-def _log_scale(axes: Axes, ticks: int = 8) -> None:
-    """Make the y-axis logarithmic, with up to `ticks` labels, after the curves are plotted."""
-    if axes.dataLim.minposy == math.inf:  # no value is above zero
-        return
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high < 10 * low:  # powers of ten would be too few ticks
-        axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=TICK_STEPS))
-    else:
-        subs = TICK_STEPS[:3] if high < 100 * low else (1,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
+def _limit_height(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Fit the y-axis to all that the `curves` have after the START of each; the rest is cut off.
+
+    Without a finite value the axis has no ticks. Returns its upper end.
+    """
+    curves = [points for points in (_finite(*curve) for curve in curves) if len(points[0])]
+    if not curves:
+        axes.set_yticks([])
+        return math.inf
+    low = min(y.min() for _, y in curves)
+    high = max(y[x >= START * x.max()].max() for x, y in curves)
+    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1
+    axes.set_ylim(low - margin, high + margin)
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=TICK_STEPS))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
+    return high + margin
 
 
-def _value_axis(axes: Axes, values: np.ndarray, max_labels: int) -> None:
+def _bits_per_byte_axis(axes: Axes, log: dict[str, np.ndarray]) -> None:
+    """On the right, the scale of bits per byte of validation text, if an evaluation has both."""
+    nats, bits = _finite(log["val_loss"], log["val_bits_per_byte"])
+    positive = (nats > 0) & (bits > 0)
+    if not positive.any():
+        return
+    factor = float(np.median(bits[positive] / nats[positive]))  # the same text: the same factor
+    functions = partial(np.multiply, factor), partial(np.multiply, 1 / factor)
+    scale = axes.secondary_yaxis("right", functions=functions)
+    scale.set_ylabel("bits per byte of validation")
+    scale.yaxis.set_major_locator(MaxNLocator(8, steps=TICK_STEPS))
+    scale.yaxis.set_major_formatter("{x:g}")
+
+
+def _is_wide(low: float, high: float) -> bool:
+    """Whether values span a factor of ten, so that a logarithmic axis shows them better."""
+    return 0 < low and high > 9.99 * low  # since 1e-3 / 1e-4 is slightly less than 10
+
+
+def _log_scale(axis: XAxis | YAxis, low: float, high: float, max_labels: int) -> None:
+    """Make an axis logarithmic, and say so in its label; without values above zero, leave it.
+
+    Its ends are 1, 2 or 5 times a power of ten, and so are its ticks; only powers of ten where
+    those would be more than `max_labels`.
+    """
+    if not 0 < low <= high < math.inf:
+        return
+    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
+    ticks = np.outer(powers, TICK_STEPS[:3]).ravel()
+    first = np.searchsorted(ticks, 1.001 * low, side="right") - 1
+    last = max(np.searchsorted(ticks, 0.999 * high), first + 1)
+    ends = ticks[first], ticks[last]
+    ticks = ticks[first : last + 1]
+    if len(ticks) > max_labels:
+        powers = powers[(ends[0] <= powers) & (powers <= ends[1])]
+        ticks = powers[:: math.ceil(len(powers) / max_labels)]
+    name, separator = axis.axis_name, " " if axis.axis_name == "x" else "\n"
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": ends})
+    axis.set_ticks(ticks)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_short)
+    axis.set_label_text(f"{axis.get_label_text()}{separator}(log scale)")
+
+
+def _value_axis(axes: Axes, values: np.ndarray) -> None:
     """An x-axis for `values`, logarithmic where they span a factor of ten or more.
 
-    Up to `max_labels` different values are the ticks, without those too close to the one before.
+    Up to 14 different values are the ticks.
     """
-    different = positions = np.unique(values)
-    if len(different) > 1 and different[0] > 0 and different[-1] > 9.99 * different[0]:
-        # 9.99, since 1e-3 / 1e-4 is slightly less than 10 in floating point
-        axes.set_xscale("log")
-        positions = np.log(different)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(_short)
-    if 0 < len(different) <= max_labels:
-        room = 0.99 * np.ptp(positions) / (max_labels - 1)
-        axes.set_xticks(different[np.append(True, np.diff(positions) > room)])
+    different = np.unique(values)
+    wide = len(different) > 1 and _is_wide(different[0], different[-1])
+    if wide and len(different) > 14:
+        _log_scale(axes.xaxis, different[0], different[-1], max_labels=9)
+        return
+    if wide:
+        axes.set(xscale="log", xlabel=f"{axes.get_xlabel()} (log scale)")
         axes.xaxis.set_minor_locator(NullLocator())
+    if len(different) <= 14:
+        axes.set_xticks(different)
+    axes.xaxis.set_major_formatter(_short)
+
+
+def _category_axis(axis: XAxis | YAxis, categories: Sequence[str]) -> None:
+    """A place for each category, with its name; aslant below an axis where names are long."""
+    names = [_short_name(name, 28) for name in categories]
+    crowded = axis.axis_name == "x" and max(map(len, names), default=0) * len(names) > 70
+    turned: dict[str, Any] = (
+        {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    )
+    axis.set_ticks(range(len(names)), names, **turned)
 
 
 def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
-    """Below an x-axis of steps, add the scales of tokens and minutes."""
-    axes.set_xlim(0, np.nanmax(log["step"], initial=1))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.text(-0.012, -0.075, "steps", ha="right", va="top", transform=axes.transAxes)
-    for name, y in (("tokens", -0.27), ("minutes", -0.54)):
-        steps, values = (np.append(0, column) for column in _finite(log["step"], log[name]))
-        ticks = np.array(MaxNLocator(8).tick_values(0, values[-1]))
+    """Below an x-axis of steps, add the scales of tokens and of time."""
+    last_step = np.nanmax(log["step"], initial=1)
+    axes.set_xlim(0, 1.015 * last_step)  # room for a whole mark at the last step
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=TICK_STEPS, integer=True))
+    axes.xaxis.set_major_formatter(_short)
+    axes.text(-0.02, -0.075, "steps", ha="right", va="top", transform=axes.transAxes)
+    unit, per_minute = _time_unit(_last(log["minutes"]))
+    columns = ("tokens", log["tokens"], -0.3), (unit, log["minutes"] * per_minute, -0.6)
+    for name, column, y in columns:
+        steps, values = (np.append(0, each) for each in _finite(log["step"], column))
+        ticks = np.array(MaxNLocator(8, steps=TICK_STEPS).tick_values(0, values[-1]))
         ticks = ticks[(ticks >= 0) & (ticks <= values[-1])]
         scale = axes.secondary_xaxis(y)
         scale.set_xticks(np.interp(ticks, values, steps), map(_short, ticks))
-        axes.text(-0.012, y - 0.075, name, ha="right", va="top", transform=axes.transAxes)
+        axes.text(-0.02, y - 0.075, name, ha="right", va="top", transform=axes.transAxes)
 
 
-def _legend_above(axes: Axes, columns: int) -> None:
-    """A legend between the title and the axes, where it covers nothing."""
+def _hide_overlapping_labels(figure: Figure) -> None:
+    """Hide each label of a tick that would touch the one before it on its axis."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # nothing moves after it was measured
+    for axes in (each for one in figure.axes for each in (one, *one.child_axes)):
+        for axis, coordinate in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = sorted(axis.get_view_interval())
+            shown = None
+            for label in axis.get_ticklabels():
+                inside = low <= label.get_position()[coordinate] <= high
+                if not (inside and label.get_text()) or label.get_rotation():
+                    continue
+                box = label.get_window_extent().padded(0.02 * figure.dpi, 0)
+                if shown and box.overlaps(shown):
+                    label.set_visible(False)
+                else:
+                    shown = box
+
+
+def _title_and_legend(axes: Axes, name: str, facts: Sequence[str], columns: int = 2) -> None:
+    """A title, of a name and the facts that are known, and below it the legend."""
+    known = ", ".join(filter(None, facts))
+    separator = ": " if len(name) + len(known) < 75 else ":\n"
+    rows = _legend_above(axes, columns)
+    axes.set_title(f"{name}{separator}{known}" if known else name, pad=8 + 19 * rows)
+
+
+def _legend_above(axes: Axes, columns: int) -> int:
+    """A legend between the title and the axes, where it covers nothing; how many rows it has."""
+    if not (handles := axes.get_legend_handles_labels()[0]):
+        return 0
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
+    return math.ceil(len(handles) / columns)
 
 
 def _short(x: float, _position: float = 0) -> str:

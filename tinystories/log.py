@@ -136,12 +136,16 @@ class RunLog:
         self.lines += len(lines)
         print_rank0("\n".join(lines))
 
-    def plot(self) -> None:
-        """Plot log.csv as loss.png; a run does not end because a plot cannot be written."""
+    def plot(self, parameters: int | None = None) -> None:
+        """Plot log.csv as loss.png; a run does not end because a plot cannot be written.
+
+        Args:
+            parameters: how many the model has, for the title.
+        """
         from tinystories import figures  # only here: matplotlib takes half a second to import
 
         try:
-            figures.plot_run(self.folder)
+            figures.plot_run(self.folder, parameters)
         except UserError as error:
             print_rank0(str(error))
 
