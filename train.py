@@ -274,7 +274,7 @@ def evaluate_and_save(r: Run, last: bool) -> None:
         run.save_checkpoint(r.log.folder / "best.pt", best)
     save(r)
     if state.step:
-        r.log.plot()
+        r.log.plot(r.raw_model.count_parameters())
 
 
 def save(r: Run) -> None:
