@@ -171,8 +171,8 @@ def test_swapped_tensors_are_noticed(saved):
 
 
 def test_a_checkpoint_of_another_program_is_refused(tmp_path):
-    torch.save({"model": torch.ones(2)}, tmp_path / "foreign.pt")
-    assert "not a checkpoint of this project" in refusal(tmp_path / "foreign.pt")
+    torch.save({"net": torch.ones(2), "epoch": 3}, tmp_path / "foreign.pt")
+    assert "is of another program (it holds net, epoch)" in refusal(tmp_path / "foreign.pt")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
