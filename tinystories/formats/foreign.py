@@ -29,11 +29,18 @@ def read_checkpoint(path: Path) -> dict:
         UserError: says what the file is, if it cannot be read. Only tensors and plain values are
             ever read from it (weights_only).
     """
+    with open(path, "rb") as file:
+        start = file.read(10)
+    if start[8:] == b'{"':  # after the length of the header, which is JSON
+        raise UserError(
+            f"{path} is a safetensors file: weights without the shape of their model; "
+            f"{READABLE} can be read"
+        )
     try:
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a crafted file can make the reader fail in any way it likes
-        raise UserError(f"{path} {_what_it_is(path, error)}") from None
+        raise UserError(f"{path} {_what_it_is(path, start, error)}") from None
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint")
     for reader in READERS:
@@ -50,12 +57,8 @@ def read_checkpoint(path: Path) -> dict:
     raise UserError(f"{path} is of another program (it holds {names}); {READABLE} can be read")
 
 
-def _what_it_is(path: Path, error: Exception) -> str:
+def _what_it_is(path: Path, start: bytes, error: Exception) -> str:
     """The end of the sentence about a file that torch.load fails to read."""
-    with open(path, "rb") as file:
-        start = file.read(10)
-    if start[8:] == b'{"' or path.suffix == ".safetensors":
-        return f"is a safetensors file, weights without a model; {READABLE} can be read"
     if zipfile.is_zipfile(path):
         whole = False
         with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:

@@ -16,16 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configurator import UserError, check
+from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
-from tinystories.dataset import dataset_folder
 from tinystories.files import atomic_write
 from tinystories.tokenizer import END_OF_TEXT, GPT2_VOCAB_SIZE, Tokenizer, gpt2
 
 PROGRAM = "nanoGPT"
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 DEFAULTS = {"bias": True, "dropout": 0.0}  # of model_args; older versions do not write them
-PADDED_VOCAB_SIZE = 50_304  # rows of its embedding for GPT-2's ids
+VOCABULARIES = {"tokenizer.json": Tokenizer.load}  # files that hold one, and their readers
 
 # From nanoGPT -------------------------------------------------------------------------------
 
@@ -42,9 +41,10 @@ def convert(state: dict, path: Path) -> dict:
         UserError: the model is not nanoGPT's, or its tokenizer is not found.
     """
     config = state.get("config")
-    dataset = find_dataset(path, config.get("dataset") if isinstance(config, dict) else None)
+    name = config.get("dataset") if isinstance(config, dict) else None
+    datasets = dataset_folders(path, name) if isinstance(name, str) else []
     shape = read_shape(state["model_args"], path)
-    tokenizer = find_tokenizer(path, shape["vocab_size"])
+    tokenizer = find_tokenizer(path, shape["vocab_size"], datasets)
     try:
         model_config = GPTConfig(**shape | {"vocab_size": tokenizer.vocab_size})
     except UserError as error:
@@ -58,7 +58,15 @@ def convert(state: dict, path: Path) -> dict:
         value = state.get(theirs)
         value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         converted[ours] = value if isinstance(value, int | float) else None
+    bins = ("train.bin", "val.bin")
+    prepared = [folder for folder in datasets if all((folder / name).is_file() for name in bins)]
+    dataset = str(prepared[0]) if prepared else None
     return converted | {"foreign_tokenizer": tokenizer, "dataset": dataset}
+
+
+def dataset_folders(path: Path, name: str) -> list[Path]:
+    """Where the dataset of a checkpoint can be: in nanoGPT's data/, next to out_dir, or in ours."""
+    return [path.resolve().parent.parent / "data" / name, ROOT / "data" / name]
 
 
 def read_shape(model_args: object, path: Path) -> dict:
@@ -71,34 +79,26 @@ def read_shape(model_args: object, path: Path) -> dict:
     return check(GPTConfig, DEFAULTS | model_args, f"{path}: model_args: ")
 
 
-def find_dataset(path: Path, name: object) -> str | None:
-    """The folder of the dataset that a checkpoint was trained on: nanoGPT's, or ours; or None."""
-    if not isinstance(name, str):
-        return None
-    for folder in (path.resolve().parent.parent / "data" / name, dataset_folder(name)):
-        if all((folder / f"{split}.bin").is_file() for split in ("train", "val")):
-            return str(folder)
-    return None
-
-
-def find_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+def find_tokenizer(path: Path, vocab_size: int, datasets: list[Path]) -> Tokenizer:
     """The tokenizer of the checkpoint `path`; raises UserError if it is not found."""
-    beside = path.with_name("tokenizer.json")
-    if beside.is_file():
-        tokenizer = Tokenizer.load(beside)
-    elif vocab_size in (GPT2_VOCAB_SIZE, PADDED_VOCAB_SIZE):
-        tokenizer = gpt2()
-    else:
-        raise UserError(
-            f"{path} has a vocabulary of {vocab_size:,} ids, which is not GPT-2's, and no "
-            "tokenizer.json beside it"
-        )
-    if vocab_size not in (tokenizer.vocab_size, GPTConfig(tokenizer.vocab_size).padded_vocab_size):
-        raise UserError(
-            f"{path} has a vocabulary of {vocab_size:,} ids, but {beside} has "
-            f"{tokenizer.vocab_size:,}"
-        )
-    return tokenizer
+    for folder in (path.parent, *datasets):
+        for name, load in VOCABULARIES.items():
+            if not (folder / name).is_file():
+                continue
+            tokenizer = load(folder / name)
+            if vocab_size in (tokenizer.vocab_size, padded_size(tokenizer.vocab_size)):
+                return tokenizer
+    if vocab_size in (GPT2_VOCAB_SIZE, padded_size(GPT2_VOCAB_SIZE)):
+        return gpt2()
+    raise UserError(
+        f"{path} has a vocabulary of {vocab_size:,} ids: not GPT-2's, and no "
+        f"{' or '.join(VOCABULARIES)} of that size is beside it or in the folder of its dataset"
+    )
+
+
+def padded_size(vocab_size: int) -> int:
+    """Rows of the embedding for so many ids."""
+    return GPTConfig(vocab_size).padded_vocab_size
 
 
 def convert_weights(weights: object, vocab_size: int, config: GPTConfig, path: Path) -> dict:
