@@ -33,7 +33,7 @@ class Settings(RangedSettings):
     out_dir: str | None = None  # run folder; None: the run saved last
     compare: str | None = None  # run folders, separated by commas
     plot: str = "out/compare.png"  # file for the curves of --compare
-    checkpoint: str = "best.pt"  # in the run folder: best.pt or ckpt.pt (newest)
+    checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     what: str = "loss,pairs,generation,memorization"  # parts to measure
     overwrite: bool = False  # ignore cached results in evaluation.json
     # Texts
@@ -87,7 +87,7 @@ from tinystories import device
 from tinystories.evaluation import memorization, validation
 from tinystories.evaluation.results import Rows, number, read_results, write_results
 from tinystories.evaluation.subject import Subject, open_data, open_subject
-from tinystories.run import newest_run, run_folder
+from tinystories.run import locate, newest_run, run_folder
 from tinystories.terminal import distinct_names, log_stderr, sections_table
 
 MODULES = {part: import_module(f"tinystories.evaluation.{name}") for part, name in PARTS.items()}
@@ -98,7 +98,7 @@ def main(s: Settings) -> None:
     if s.leak:
         return print_leak(s)
     names, plot = run_names(s), ROOT / Path(s.plot).expanduser()
-    check_files(s, names, plot)
+    check_plot(s, plot)
     hint = f"lower samples_per_prompt (now {s.samples_per_prompt}), or take --device=cpu"
     with device.out_of_memory(hint):
         evaluated = {name: evaluate(open_subject(s, name)) for name in names}
@@ -107,30 +107,37 @@ def main(s: Settings) -> None:
         for name, result in evaluated.items():
             print(f"\n{name}:\n{memorization.nearest_stories(result['memorization'])}")
     if s.compare:
-        from tinystories import figures
-
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        figures.plot_runs([run_folder(name) for name in names], plot)
-        log_stderr(f"plot of the losses: {s.plot}")
+        plot_losses(s, names, plot)
 
 
 def run_names(s: Settings) -> list[str]:
-    """The runs to evaluate, each once; raises UserError if none is named and there is none."""
-    if s.compare is None:
-        return [s.out_dir or newest_run()]
-    names = filter(None, map(str.strip, s.compare.split(",")))
+    """The runs to evaluate, each once; raises UserError if one is missing or there is none."""
+    wanted = [s.out_dir]
+    if s.compare is not None:
+        wanted = filter(None, map(str.strip, s.compare.split(",")))
+    names = [locate(name, s.checkpoint)[0] for name in wanted]
     return list({run_folder(name): name for name in names}.values())
 
 
-def check_files(s: Settings, names: list[str], plot: Path) -> None:
-    """Raises UserError for a missing run or a plot that cannot be written, before measuring."""
-    for name in names:
-        for file in (s.checkpoint, "log.csv") if s.compare else (s.checkpoint,):
-            if not (run_folder(name) / file).is_file():
-                raise UserError(f"there is no run with {file} in {name}")
+def check_plot(s: Settings, plot: Path) -> None:
+    """Raises UserError for a plot that cannot be written, before measuring."""
     existing = next(folder for folder in plot.parents if folder.exists())
     if s.compare and (plot.is_dir() or not existing.is_dir()):
         raise UserError(f"plot={s.plot}: no file can be written there")
+
+
+def plot_losses(s: Settings, names: list[str], plot: Path) -> None:
+    """Plot the losses of the runs that have a log; those of other programs have none."""
+    from tinystories import figures
+
+    logged = [name for name in names if (run_folder(name) / "log.csv").is_file()]
+    for name in names:
+        if name not in logged:
+            log_stderr(f"{name} has no log.csv; it is not in the plot")
+    if logged:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        figures.plot_runs([run_folder(name) for name in logged], plot)
+        log_stderr(f"plot of the losses: {s.plot}")
 
 
 def print_leak(s: Settings) -> None:

@@ -33,7 +33,7 @@ from tinystories.ranges import (
 class Settings(RangedSettings):
     # Model
     out_dir: str | None = None  # run folder; None: the run saved last
-    checkpoint: str = "best.pt"  # in it: best.pt, or ckpt.pt for the newest
+    checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     # Stories
     start: str = ""  # prompt of every story; FILE:path, or - for stdin
     num_samples: Count = 3  # stories
@@ -72,7 +72,7 @@ from tinystories.generate import (
     generate_stories,
     prepare_for_generation,
 )
-from tinystories.run import load_model, newest_run, run_folder
+from tinystories.run import load_model, locate, run_folder
 from tinystories.terminal import WordWrap, log_stderr, progress
 from tinystories.tokenizer import END_OF_TEXT
 
@@ -80,11 +80,11 @@ from tinystories.tokenizer import END_OF_TEXT
 def main(s: Settings) -> None:
     sampling = Sampling(s.temperature, s.top_k or None, s.top_p, s.min_p, s.repetition_penalty)
     prompt = read_prompt(s.start)
-    out_dir = s.out_dir or newest_run()
-    model, tokenizer, _ = load_model(run_folder(out_dir), s.checkpoint)
+    out_dir, checkpoint = locate(s.out_dir, s.checkpoint)
+    model, tokenizer, _ = load_model(run_folder(out_dir), checkpoint)
     hardware = device.select_hardware(s.device, s.dtype)
     model = prepare_for_generation(model.to(hardware.device), hardware)
-    log_stderr(f"{s.checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
+    log_stderr(f"{checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
     for reason in hardware.reasons:
         log_stderr(reason)
 

@@ -284,6 +284,7 @@ def save(r: Run) -> None:
     state |= {"progress": asdict(r.state), "log_sizes": r.log.sizes()}
     state |= {"seed": r.settings.seed, "data": r.data.fingerprint}
     run.save_checkpoint(r.log.folder / "ckpt.pt", state)
+    run.note_newest(r.log.folder)
     r.saved_at = time.perf_counter()
 
 

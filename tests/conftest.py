@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test takes two, they do not spin
 
 ROOT = Path(__file__).resolve().parent.parent
+NEWEST = ROOT / "out" / ".newest_run"
 LONGEST = ("test_bench", "test_real_stories", "test_resume", "test_sweep", "test_train")
 SMALL = (
     "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
@@ -20,6 +21,19 @@ SMALL = (
     "--full_eval=True "
     "--warmup_iters=2 --dropout=0.2 --device=cpu --dtype=float32"
 ).split()  # a run of a few seconds
+
+
+def pytest_configure(config):
+    """Runs of the tests must not become the newest run of whoever runs them."""
+    if not hasattr(config, "workerinput"):  # once, before any worker of pytest-xdist begins
+        config.newest_run = NEWEST.read_bytes() if NEWEST.is_file() else None
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        NEWEST.unlink(missing_ok=True)
+        if config.newest_run is not None:
+            NEWEST.write_bytes(config.newest_run)
 
 
 def pytest_collection_modifyitems(items):

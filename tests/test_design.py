@@ -29,6 +29,7 @@ DOES_NOT_KNOW = {
     "tinystories.loss": {"tinystories.run", "tinystories.dataset", "tinystories.stories"},
     "tinystories.generate": {"tinystories.run", "tinystories.dataset", "tinystories.stories"},
     "tinystories.run": {"tinystories.stories", "tinystories.evaluation"} | TRAINING,
+    "tinystories.formats": {"tinystories.run", "tinystories.stories", *TRAINING},
     "tinystories.optim": {"tinystories.stories", "tinystories.dataset", "tinystories.run"},
     "tinystories.processes": {"tinystories", "model"},
     "tinystories.log": {"tinystories.stories", "tinystories.evaluation"},

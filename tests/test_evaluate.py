@@ -455,13 +455,20 @@ def test_runs_are_side_by_side_and_their_losses_in_a_plot(trained, tmp_path, tab
     assert result_in(other) == result_in(trained)
 
 
+def test_a_run_without_a_log_is_in_the_table_and_not_in_the_plot(trained, cat, tmp_path, table):
+    plot = tmp_path / "compare.png"
+    out = table(f"--compare={cat},{trained}", "--what=pairs", f"--plot={plot}")
+    assert out.split("\n")[0].split() == [cat.name, "trained"]
+    assert plot.is_file()
+
+
 # Mistakes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--out_dir=nowhere"], "there is no run with best.pt in nowhere"),
+        (["--out_dir=nowhere"], "there is no run in .*nowhere"),
         (["--what=loss,beauty"], "choose from loss,pairs,generation,memorization"),
         (["--compare=a,b", "--out_dir=a"], "either out_dir or compare"),
         (["--compare=,"], "run folders, separated by commas"),
@@ -515,8 +522,8 @@ def test_data_that_is_gone_or_has_another_tokenizer_now_is_missing(cat, dataset,
 
 
 def test_the_files_of_a_comparison_are_looked_at_first(cat, trained, table):
-    with pytest.raises(UserError, match="no run with log"):
-        table(f"--compare={trained},{cat}")
+    with pytest.raises(UserError, match=r"there is no run in .*nowhere"):
+        table(f"--compare={trained},{cat / 'nowhere'}")
     with pytest.raises(UserError, match="no file can be written"):
         table(f"--compare={trained}", f"--plot={trained / 'best.pt' / 'x.png'}")
 

@@ -48,14 +48,22 @@ def test_a_config_of_nanogpt_means_here_what_it_means_there(config, values, caps
     settings = parse(train.Settings, [config(values)]).settings
     shared = {name: value for name, value in values.items() if name in vars(settings)}
     assert {name: getattr(settings, name) for name in shared} == shared
-    window = settings.batch_size * settings.block_size
+    window = settings.batch_size * values.get("block_size", 1024)
     assert settings.eval_tokens == values["eval_iters"] * window
-    assert settings.n_layer == values.get("n_layer", 12)  # nanoGPT's default, not ours
+    if "init_from" not in values:  # a model that is fine-tuned has its own shape
+        assert settings.n_layer == values.get("n_layer", 12)  # nanoGPT's default, not ours
     assert settings.beta2 == values.get("beta2", 0.95)
     notes = capsys.readouterr().err
     assert f"eval_iters={values['eval_iters']}: taken as eval_tokens=" in notes
     assert ("always_save_checkpoint" in notes) == ("always_save_checkpoint" in values)
     assert max(map(len, notes.splitlines())) < 80 + len(str(config(values)))
+
+
+def test_a_config_that_fine_tunes_leaves_the_shape_to_the_saved_model(config):
+    theirs = config(CONFIGS["finetune_shakespeare"])
+    overrides = parse(train.Settings, [theirs, "--init_from=out/x"]).overrides
+    assert not overrides.keys() & {"n_layer", "n_head", "n_embd", "block_size"}
+    assert parse(train.Settings, [theirs, "--n_layer=3"]).overrides["n_layer"] == 3
 
 
 def test_a_config_of_ours_keeps_our_defaults():

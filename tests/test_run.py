@@ -9,15 +9,18 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, command, complaint, contents
+from conftest import ROOT, SMALL, command, complaint, contents
 
 from configurator import UserError
 from tinystories import run as run_module
 from tinystories.run import (
     COMMENT,
+    NEWEST,
     load_checkpoint,
     load_model,
+    locate,
     newest_run,
+    note_newest,
     read_config,
     save_checkpoint,
 )
@@ -171,8 +174,8 @@ def test_swapped_tensors_are_noticed(saved):
 
 
 def test_a_checkpoint_of_another_program_is_refused(tmp_path):
-    torch.save({"model": torch.ones(2)}, tmp_path / "foreign.pt")
-    assert "not a checkpoint of this project" in refusal(tmp_path / "foreign.pt")
+    torch.save({"net": torch.ones(2), "epoch": 3}, tmp_path / "foreign.pt")
+    assert "is of another program (it holds net, epoch)" in refusal(tmp_path / "foreign.pt")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
@@ -341,6 +344,59 @@ def test_the_newest_run_is_the_one_saved_last(reciter, tmp_path, monkeypatch):
         os.utime(folder / "ckpt.pt", (1e9 - age, 1e9 - age))
     (tmp_path / "out" / "unfinished").mkdir()
     assert newest_run() == "out/c"
+
+
+@pytest.mark.parametrize("where", ["out", "out-shakespeare-char", "elsewhere/deep/run"])
+def test_the_newest_run_is_found_wherever_it_is(reciter, tmp_path, monkeypatch, where):
+    root = tmp_path / "project"
+    monkeypatch.setattr(run_module, "ROOT", root)
+    old = reciter(b"Hi.", name="project/out/old")
+    os.utime(old / "ckpt.pt", (1e9, 1e9))
+    note_newest(old)
+    folder = reciter(b"Hi.", name=f"new/{where}")
+    if where.startswith("out"):  # beside the scripts
+        shutil.copytree(folder, root / where, dirs_exist_ok=True)
+        assert newest_run() == where
+    else:
+        note_newest(folder)
+        assert newest_run() == str(folder)
+        shutil.rmtree(folder)  # what was noted is gone
+        assert newest_run() == "out/old"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe", b"/nowhere/at/all", None])
+def test_a_damaged_note_of_the_newest_run_breaks_nothing(reciter, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(run_module, "ROOT", tmp_path)
+    reciter(b"Hi.", name="out/old")
+    if content is None:
+        (tmp_path / NEWEST).mkdir()
+        note_newest(tmp_path)  # cannot be written
+    else:
+        (tmp_path / NEWEST).write_bytes(content)
+    assert newest_run() == "out/old"
+
+
+def test_the_run_that_was_trained_last_is_sampled_wherever_it_is(dataset, tmp_path):
+    """In a copy of the scripts, so that the newest run of this one stays what it is."""
+    for name in ("configurator.py", "model.py", "train.py", "sample.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "tinystories", tmp_path / "tinystories")
+    folder = tmp_path / "far" / "away"
+    options = [f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=1"]
+    command(tmp_path / "train.py", *options)
+    assert (tmp_path / NEWEST).read_text() == str(folder)
+    sampling = ["--num_samples=1", "--max_new_tokens=3", "--device=cpu"]
+    assert "best.pt of far/away," in command(tmp_path / "sample.py", *sampling).stderr
+
+
+def test_a_checkpoint_with_its_folders_names_the_run(reciter):
+    folder = reciter(b"Hi.")
+    assert locate(None, f"{folder}/ckpt.pt") == (str(folder), "ckpt.pt")
+    assert locate(str(folder), "ckpt.pt") == (str(folder), "ckpt.pt")
+    with pytest.raises(UserError, match="names a run, and so does out_dir; give one"):
+        locate(str(folder), f"{folder}/ckpt.pt")
+    done = command("sample.py", f"--checkpoint={folder}/ckpt.pt", "--num_samples=1", "--device=cpu")
+    assert done.stdout == "Hi.\n"
 
 
 def test_without_any_run_one_is_told_how_to_make_one(tmp_path, monkeypatch):

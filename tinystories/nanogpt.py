@@ -28,6 +28,7 @@ DEFAULTS = {
     "wandb_project": "owt",
     "wandb_run_name": "gpt2",
 }
+SHAPE = ("block_size", "n_layer", "n_head", "n_embd")  # a model that is fine-tuned has its own
 NEEDLESS = {  # nothing has to be done for them
     "always_save_checkpoint": "ckpt.pt is always saved, and best.pt beside it",
     "backend": "the device decides it",
@@ -41,7 +42,8 @@ NEEDLESS = {  # nothing has to be done for them
 def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
     """train.py's settings for nanoGPT's; see `Foreign`."""
     notes = []
-    left_out = {name: value for name, value in DEFAULTS.items() if name not in given}
+    fixed = SHAPE if given.get("init_from", "scratch") != "scratch" else ()
+    left_out = {n: value for n, value in DEFAULTS.items() if n not in given and n not in fixed}
     if files and left_out:
         given = left_out | given
         listed = ", ".join(f"{name}={value}" for name, value in left_out.items())
@@ -51,7 +53,7 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
         ours.setdefault("learning_rate", given["lr"])
         notes.append(f"lr={given['lr']}: taken as learning_rate")
     if "eval_iters" in given and "eval_tokens" not in given:
-        shape: dict = vars(settings) | ours
+        shape: dict = vars(settings) | (DEFAULTS if files else {}) | ours
         windows, size = given["eval_iters"] * shape["batch_size"], shape["block_size"]
         ours["eval_tokens"] = windows * size
         notes.append(

@@ -10,12 +10,16 @@
 
 A .pt file is the zip archive that torch.save writes, with the SHA-256 of its bytes as the archive's
 comment: `torch.load` reads it like any other, and `load_checkpoint` notices a single changed bit.
-Only tensors and plain values are ever read from it (weights_only).
+Only tensors and plain values are ever read from it (weights_only). Checkpoints of other programs
+are converted when they are read (formats/).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -24,12 +28,14 @@ from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
 from tinystories.dataset import Dataset
 from tinystories.files import atomic_write, read_json, write_json
+from tinystories.formats import foreign
 from tinystories.tokenizer import Tokenizer
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
 # Settings that are fixed once a model exists; dropout may change.
 MODEL_SETTINGS = [name for name in vars(GPTConfig()) if name not in ("vocab_size", "dropout")]
+NEWEST = "out/.newest_run"  # holds the path of the run saved last
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
 
 
@@ -39,11 +45,57 @@ def run_folder(out_dir: str) -> Path:
 
 
 def newest_run() -> str:
-    """The out_dir of the run under out/ that was saved last; raises UserError if there is none."""
-    saved = sorted(ROOT.glob("out/*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+    """The out_dir of the run that was saved last; raises UserError if there is none."""
+    saved = [*ROOT.glob("out/*/ckpt.pt"), *ROOT.glob("*/ckpt.pt")]
+    with contextlib.suppress(OSError):
+        saved.append(Path(os.fsdecode((ROOT / NEWEST).read_bytes())) / "ckpt.pt")
+    saved = [path for path in saved if path.is_file()]
     if not saved:
         raise UserError("no run found in out/; train one first, for example with: make story")
-    return saved[-1].parent.relative_to(ROOT).as_posix()
+    folder = max(saved, key=lambda path: path.stat().st_mtime).parent
+    return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else str(folder)
+
+
+def note_newest(folder: Path) -> None:
+    """Note where the run is that was saved last, for `newest_run`; a failure is ignored."""
+    with contextlib.suppress(UserError, OSError):
+        (ROOT / NEWEST).parent.mkdir(exist_ok=True)
+        atomic_write(ROOT / NEWEST, os.fsencode(folder))
+
+
+def locate(out_dir: str | None, checkpoint: str) -> tuple[str, str]:
+    """The run folder and the file in it that two settings mean.
+
+    Args:
+        out_dir: None is the newest run.
+        checkpoint: a file in it; a path with folders names the run, too.
+
+    Raises:
+        UserError: both name a run, or there is none.
+    """
+    path = Path(checkpoint)
+    if path.name != checkpoint:
+        if out_dir is not None:
+            raise UserError(f"checkpoint={checkpoint} names a run, and so does out_dir; give one")
+        out_dir = str(path.parent)
+    out_dir = out_dir or newest_run()
+    return out_dir, find_checkpoint(run_folder(out_dir), path.name).name
+
+
+def find_checkpoint(folder: Path, name: str = "best.pt") -> Path:
+    """The file `name` of a run; where it has no best.pt, as runs of nanoGPT, ckpt.pt.
+
+    Raises:
+        UserError: there is no such run or file, or the folder is a model of Hugging Face.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run in {folder}")
+    if name == "best.pt" and not (folder / name).exists() and (folder / "ckpt.pt").is_file():
+        name = "ckpt.pt"
+    if not (folder / name).is_file():
+        foreign.refuse_folder(folder)
+        raise UserError(f"there is no checkpoint {folder / name}")
+    return folder / name
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -58,17 +110,23 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
+    """Read a checkpoint that `save_checkpoint` wrote, or convert one of another program.
+
+    Its tensors are on the CPU. `foreign.read_checkpoint` says what a converted one has besides.
 
     Raises:
-        UserError: the file is missing, truncated, damaged or not of this project.
+        UserError: the file is missing, truncated, damaged or of a kind that cannot be read.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     data = path.read_bytes()
     body, comment = data[: -2 - COMMENT], data[-2 - COMMENT :]
-    if comment != COMMENT.to_bytes(2, "little") + hashlib.sha256(body).hexdigest().encode():
-        raise UserError(f"{path} is damaged, cut short or not a checkpoint of this project")
+    length = COMMENT.to_bytes(2, "little")
+    if not comment.startswith(length):
+        del data, body
+        return foreign.read_checkpoint(path)
+    if comment != length + hashlib.sha256(body).hexdigest().encode():
+        raise UserError(f"{path} is damaged or cut short")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a crafted file can make the reader fail in any way it likes
@@ -90,13 +148,13 @@ def model_state(model: GPT, tokenizer: Tokenizer) -> dict:
 def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dict]:
     """A run's model in evaluation mode, its tokenizer, and the whole state in the file `name`.
 
+    `find_checkpoint` says which file is taken where there is none of that name.
+
     Raises:
         UserError: no such run or file, a damaged one, or a tokenizer that is not the model's.
     """
-    if not folder.is_dir():
-        raise UserError(f"there is no run in {folder}")
-    state = load_checkpoint(folder / name)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    state = load_checkpoint(find_checkpoint(folder, name))
+    tokenizer = state.get("foreign_tokenizer") or Tokenizer.load(folder / "tokenizer.json")
     if tokenizer.fingerprint != state["tokenizer"]:
         raise UserError(f"{folder / 'tokenizer.json'} is not the tokenizer of {name}")
     model = GPT(GPTConfig(**state["model_config"]))
@@ -134,9 +192,14 @@ def begin(settings, overrides: dict) -> tuple:
         settings, saved = _resume(type(settings), overrides, folder)
     else:
         path = run_folder(settings.init_from)
+        if not path.exists() and re.fullmatch("gpt2(-medium|-large|-xl)?", settings.init_from):
+            raise UserError(
+                f"init_from={settings.init_from}: OpenAI's weights cannot be read here; train from "
+                "scratch, or fine-tune a run or a checkpoint of nanoGPT: --init_from=FOLDER"
+            )
         if not path.exists():
             raise UserError(f"init_from is scratch, resume, a run folder or a .pt file: no {path}")
-        saved = load_checkpoint(path / "best.pt" if path.is_dir() else path)
+        saved = load_checkpoint(find_checkpoint(path) if path.is_dir() else path)
     if saved:
         config = GPTConfig(**saved["model_config"])
         shape = {name: getattr(config, name) for name in MODEL_SETTINGS}
@@ -154,6 +217,14 @@ def begin(settings, overrides: dict) -> tuple:
 
 
 def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
+    foreign.refuse_folder(folder)
+    if (folder / "ckpt.pt").is_file() and not (folder / "config.json").exists():
+        program = load_checkpoint(folder / "ckpt.pt").get("program")
+        if program:
+            raise UserError(
+                f"{folder} is a run of {program}, which cannot be resumed here; fine-tune it into "
+                f"a new run: --init_from={folder} --out_dir=out/NAME"
+            )
     saved_settings = check(settings_type, read_config(folder), f"{folder / 'config.json'}: ")
     settings = settings_type(**saved_settings | overrides)
     saved = load_checkpoint(folder / "ckpt.pt")

@@ -23,7 +23,7 @@ from tinystories.dataset import Dataset, dataset_folder, open_dataset
 from tinystories.device import Hardware, select_hardware
 from tinystories.files import sha256_of
 from tinystories.loss import Loss, loss_per_text
-from tinystories.run import load_model, read_config, run_folder
+from tinystories.run import find_checkpoint, load_model, read_config, run_folder
 from tinystories.terminal import log_stderr, progress
 from tinystories.tokenizer import Tokenizer
 
@@ -76,18 +76,20 @@ def open_subject(settings: Any, name: str) -> Subject:
     Raises UserError if either is damaged, or settings.dataset has another tokenizer.
     """
     folder = run_folder(name)
-    model, tokenizer, state = load_model(folder, settings.checkpoint)
+    checkpoint = find_checkpoint(folder, Path(settings.checkpoint).name)
+    model, tokenizer, state = load_model(folder, checkpoint.name)
     hardware = select_hardware(settings.device, settings.dtype)
-    log_stderr(f"{settings.checkpoint} of {name}; {'; '.join(hardware.reasons)}")
+    log_stderr(f"{checkpoint.name} of {name}; {'; '.join(hardware.reasons)}")
     info = {
-        "checkpoint": settings.checkpoint,
-        "sha256": sha256_of(folder / settings.checkpoint),
+        "checkpoint": checkpoint.name,
+        "sha256": sha256_of(checkpoint),
         "step": state.get("step", state.get("progress", {}).get("step")),
         "parameters": model.count_parameters(),
         "vocabulary": tokenizer.vocab_size,
         "block_size": model.config.block_size,
     }
-    data = open_data(settings.dataset, folder, model.config.block_size)
+    dataset = settings.dataset or state.get("dataset")  # the latter of another program
+    data = open_data(dataset, folder, model.config.block_size)
     if data and data.tokenizer.fingerprint != tokenizer.fingerprint:
         if settings.dataset:
             raise UserError(f"{data.folder} was prepared with another tokenizer than {name} has")
