@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 def time_taken(seconds: float) -> str:
     """A time with its unit, in a sentence: 0.24 s, 45 s, 12.1 min, 3.33 h."""
     for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 0.995 * size:
+        if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.2g} s"
 
