@@ -14,16 +14,16 @@ from pathlib import Path
 
 import forks
 import pytest
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, make_reciter
 
 COLUMNS = 80
 TOKEN = re.compile(r"\x1b\[(\d*)([A-Za-z])|[\r\n]|[^\x1b\r\n]+")
-COMMANDS = (  # {at} has stories.txt, the dataset d, and the runs a and b
+COMMANDS = (  # {at} has stories.txt, the dataset d, and the runs a, b and tale
     "prepare.py --source={at}/stories.txt --tokenizer=bpe --vocab_size=300 --dataset={at}/new",
     "prepare.py --source={at}/stories.txt --tokenizer=bpe --vocab_size=300 --dataset={at}/d",
     f"train.py --dataset={{at}}/d --out_dir={{at}}/new_run {' '.join(SMALL)} --max_iters=6",
-    "sample.py --out_dir={at}/a --max_new_tokens=300",
-    "sample.py --out_dir={at}/a --max_new_tokens=300 --stream=True",
+    "sample.py --out_dir={at}/tale",
+    "sample.py --out_dir={at}/tale --stream=True",
     "evaluate.py --out_dir={at}/a --nearest=True --samples_per_prompt=1 --max_chars=60",
     "evaluate.py --compare={at}/a,{at}/b --plot={at}/x.png --what=loss",
     "evaluate.py --leak=True --dataset={at}/d",
@@ -108,6 +108,8 @@ def place(dataset, run):
     (folder / "d").symlink_to(dataset)
     for name in "ab":
         shutil.copytree(run, folder / name)
+    tale = " ".join(stories[:5]).encode()
+    make_reciter(folder / "tale", tale, window=len(tale) + 1)
     yield folder
     shutil.rmtree(folder)
 
