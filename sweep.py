@@ -318,7 +318,7 @@ def run_sweep(
         for name in swept:
             figures.plot_sweep(rows, name, folder / f"{name}.png")
     if not runner.signal:
-        print_ending(rows, folder, swept, time.perf_counter() - start_time)
+        print_ending(rows, folder, time.perf_counter() - start_time)
     return runner.signal
 
 
@@ -330,13 +330,13 @@ def outcome(row: dict) -> str:
     return f"{row['val_bits_per_byte']:.4f} bits per byte after {took}"
 
 
-def print_ending(rows: list[dict], folder: Path, swept: list[str], seconds: float) -> None:
+def print_ending(rows: list[dict], folder: Path, seconds: float) -> None:
     """Say what was made and what to do with it; raises UserError if no run has finished."""
     best, where = rows[0], short_path(folder)
     if "error" in best:
         raise UserError(f"no run finished; {where}/results.csv says why")
     print_rank0(wrapped(f"best run: {best['run']}, {best['val_bits_per_byte']:.4f} bits per byte"))
-    pictures = ", ".join(f"{name}.png" for name in swept)
+    pictures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
     print_rank0(wrapped(f"in {where}: results.csv, {pictures}, and the runs"))
     print_rank0(f"time: {time_taken(seconds)}; generate stories with the best run:")
     print_rank0(command_text("python", "sample.py", f"--out_dir={where}/{best['run']}"))

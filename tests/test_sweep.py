@@ -190,7 +190,7 @@ def test_a_sweep_ends_with_its_best_run_and_where_everything_is(finished):
     ending, _, command_line = printed[printed.index("best run: ") :].partition("the best run:\n")
     ending = words(ending)
     assert f"{best['run']}, {float(best['val_bits_per_byte']):.4f} bits per byte" in ending
-    assert f"in {folder}: results.csv, vocab_size.png, n_head.png, and the runs" in ending
+    assert f"in {folder}: results.csv, n_head.png, vocab_size.png, and the runs" in ending
     assert copied(command_line) == ["python", "sample.py", f"--out_dir={folder / best['run']}"]
 
 
