@@ -82,8 +82,9 @@ import train
 from tinystories import dataset, device, generate, tokenizer
 from tinystories.files import read_json, write_json
 from tinystories.stories import storybook
-from tinystories.terminal import progress
+from tinystories.terminal import command_text, progress, time_taken, wrapped
 
+STORIES_AT_ONCE = (1, 8, 64)
 Rounds = Iterator[dict[str, float]]  # of each round: measurements by name
 
 
@@ -91,9 +92,11 @@ def main(s: Settings) -> None:
     earlier = {}
     if s.compare:
         earlier = medians(read_json(Path(s.compare), medians, "python bench.py writes one"))
+    start_time = time.perf_counter()
     hardware = device.select_hardware(s.device, s.dtype)
     machine = device.describe_machine(hardware)
-    print("\n".join(f"{name}: {text}" for name, text in machine.items()))
+    for name, text in machine.items():
+        print(wrapped(f"{name}: {text}"))
     print(f"\n{'':36}{'median':>10}{'min':>10}{'max':>10}" + "    new/old" * bool(earlier))
     results = {}
     for part in s.what.split(","):
@@ -106,7 +109,10 @@ def main(s: Settings) -> None:
                 cells.append(f"{row['median'] / old:.2f}" if old else "-")
             print(f"{name:36}" + "".join(f"{cell:>10}" for cell in cells))
     write_json(Path(s.output), {"machine": machine, "settings": asdict(s), "results": results})
-    print(f"\nwritten to {s.output}; --compare={s.output} compares with it")
+    took = time_taken(time.perf_counter() - start_time)
+    print("\n" + wrapped(f"results: {s.output}; time: {took}; to compare with them later:"))
+    options = [word for word in sys.argv[1:] if not word.startswith("--compare")]
+    print(command_text("python", "bench.py", *options, f"--compare={s.output}"))
 
 
 def medians(saved: dict) -> dict[str, float]:
@@ -122,9 +128,12 @@ def measure(part: str, s: Settings, hardware: device.Hardware) -> Iterator[tuple
     other = "tiktoken" if part == "prepare" else "nanoGPT"
     measured: dict[str, dict[str, list[float]]] = {}  # by name and program: a number per round
     spawn = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack, progress(None, "measuring", "round") as bar:
+    programs = ("ours", other) if s.peer or other == "tiktoken" else ("ours",)
+    parts = s.what.split(",")
+    desc = f"{parts.index(part) + 1} of {len(parts)}: {part}"
+    rounds = len(programs) * (NUM_ROUNDS[part] * s.repeats + 1)  # the last one says that it ends
+    with contextlib.ExitStack() as stack, progress(None, desc, "rounds", total=rounds) as bar:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        programs = ("ours", other) if s.peer or other == "tiktoken" else ("ours",)
         workers = {p: stack.enter_context(ProcessPoolExecutor(1, spawn)) for p in programs}
         row: dict[str, float] | None = None
         while row != {}:
@@ -236,7 +245,7 @@ def generation(s: Settings, program: str, hardware: device.Hardware, folder: Pat
             with hardware.autocast():
                 peer.eval().generate(prompts, new_tokens)
 
-    for count in (1, 8, 64):
+    for count in STORIES_AT_ONCE:
         run(count, 3)  # warm-up
         for _ in range(s.repeats):
             row = {"first token, ms": 1e3 * timed(where, run, 1, 1)} if count == 1 else {}
@@ -263,6 +272,7 @@ def preparing(s: Settings, program: str, _, folder: Path) -> Rounds:
 
 
 PARTS = {"train": training, "sample": generation, "prepare": preparing}
+NUM_ROUNDS = {"train": 1, "sample": len(STORIES_AT_ONCE), "prepare": 1}  # times `repeats`
 
 
 def set_up(s: Settings, folder: Path) -> train.Run:

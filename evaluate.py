@@ -1,6 +1,7 @@
 """Evaluate a trained model: a table, and evaluation.json in the run folder.
 
     python evaluate.py                          the run saved last
+    python evaluate.py out/x                    this run
     python evaluate.py --compare=out/a,out/b    one column per run, and a plot
     python evaluate.py --val_source=FILE        the loss on your own stories
     python evaluate.py --nearest=True           show similar training stories
@@ -10,7 +11,8 @@ Results are cached in evaluation.json and used again with the same settings. The
 table goes to standard output, everything else to standard error.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -74,6 +76,15 @@ class Settings(RangedSettings):
         if any(judge) and not all(judge):
             raise UserError("the judge needs both judge_url and judge_model")
 
+    @staticmethod
+    def bare_argument(argument: str) -> dict:
+        """The run folder in `evaluate.py out/x`; raises UserError for anything else."""
+        if "," in argument:
+            raise UserError(f"several runs are compared with --compare={argument}")
+        if not (ROOT / Path(argument).expanduser()).is_dir():
+            raise UserError(f"{argument} is no run folder, nor a config file that ends in .py")
+        return {"out_dir": argument}
+
     def parts(self) -> list[str]:
         """What to measure; memorization and the judge need the stories of generation."""
         named = {*self.what.replace(" ", "").split(","), "judge" if self.judge_url else ""}
@@ -87,27 +98,64 @@ from tinystories import device
 from tinystories.evaluation import memorization, validation
 from tinystories.evaluation.results import Rows, number, read_results, write_results
 from tinystories.evaluation.subject import Subject, open_data, open_subject
+from tinystories.files import short_path
 from tinystories.run import locate, newest_run, run_folder
-from tinystories.terminal import distinct_names, log_stderr, sections_table
+from tinystories.terminal import (
+    command_text,
+    distinct_names,
+    log_stderr,
+    sections_table,
+    time_taken,
+    wrapped,
+)
 
 MODULES = {part: import_module(f"tinystories.evaluation.{name}") for part, name in PARTS.items()}
 RESULT = "evaluation.json"  # in the run folder
 
 
 def main(s: Settings) -> None:
+    start_time = time.perf_counter()
     if s.leak:
-        return print_leak(s)
+        print_leak(s)
+        return log_stderr(f"time: {time_taken(time.perf_counter() - start_time)}")
     names, plot = run_names(s), ROOT / Path(s.plot).expanduser()
     check_plot(s, plot)
+    hardware = device.select_hardware(s.device, s.dtype)
+    for reason in hardware.reasons:
+        log_stderr(reason)
     hint = f"lower samples_per_prompt (now {s.samples_per_prompt}), or take --device=cpu"
     with device.out_of_memory(hint):
-        evaluated = {name: evaluate(open_subject(s, name)) for name in names}
+        evaluated = {name: evaluate(open_subject(s, name, hardware)) for name in names}
     print_table(evaluated)
     if s.nearest:
         for name, result in evaluated.items():
             print(f"\n{name}:\n{memorization.nearest_stories(result['memorization'])}")
     if s.compare:
         plot_losses(s, names, plot)
+    print_ending(s, evaluated, time.perf_counter() - start_time)
+
+
+def print_ending(s: Settings, evaluated: dict[str, dict], seconds: float) -> None:
+    """Say what was made, how long it took, whether the losses compare, and what to do next."""
+    losses = {name: result["loss"] for name, result in evaluated.items() if "loss" in result}
+    texts = {(loss["stories"], loss["bytes"]) for loss in losses.values()}
+    if len(texts) > 1:
+        log_stderr("different validation texts: their losses do not compare; use --val_source=FILE")
+    elif len({result["run"]["vocabulary"] for result in evaluated.values()}) > 1:
+        log_stderr("the vocabularies differ; compare bits per byte, not nats per token")
+    files = [f"{short_path(run_folder(name))}/{RESULT}" for name in evaluated]
+    files += [s.plot] if s.compare else []
+    log_stderr(wrapped(f"results: {', '.join(files)}; time: {time_taken(seconds)}"))
+    if "memorization" in s.parts() and not s.nearest:
+        log_stderr("--nearest=True shows the stories that are closest to training stories")
+    if len(evaluated) == 1 or len(texts) == 1:
+        best = next(iter(evaluated))
+        if len(evaluated) > 1:
+            best = min(losses, key=lambda name: losses[name]["all_text"]["bits_per_byte"])
+            log_stderr(wrapped(f"the lowest bits per byte: {best}"))
+        options = [f"--out_dir={best}"]
+        options += [f"--checkpoint={s.checkpoint}"] if s.checkpoint != "best.pt" else []
+        log_stderr("generate stories with it:\n" + command_text("python", "sample.py", *options))
 
 
 def run_names(s: Settings) -> list[str]:
@@ -137,7 +185,6 @@ def plot_losses(s: Settings, names: list[str], plot: Path) -> None:
     if logged:
         plot.parent.mkdir(parents=True, exist_ok=True)
         figures.plot_runs([run_folder(name) for name in logged], plot)
-        log_stderr(f"plot of the losses: {s.plot}")
 
 
 def print_leak(s: Settings) -> None:
@@ -162,8 +209,10 @@ def evaluate(subject: Subject) -> dict:
     cached = read_results(path, subject.info)
     for part in s.parts():
         MODULES[part].key(subject)  # complain about a bad file now, not after minutes
-    for part in s.parts():
-        module = MODULES[part]
+    log_stderr(f"{subject.info['checkpoint']} of {subject.name}")
+    kept = []
+    for i, part in enumerate(s.parts(), 1):
+        module, subject = MODULES[part], replace(subject, stage=f"{i} of {len(s.parts())}: ")
         result = cached.get(part, {})
         incomplete = result.get("failed")  # stories that have no grades yet
         if s.overwrite or incomplete or result.get("key") != module.key(subject):
@@ -173,6 +222,10 @@ def evaluate(subject: Subject) -> dict:
             if part == "generation":
                 drop_outdated(cached)
             write_results(path, subject.info, {p: cached[p] for p in PARTS if p in cached})
+        else:
+            kept.append(part)
+    if kept:
+        log_stderr(f"  from {RESULT} (unless --overwrite=True): {', '.join(kept)}")
     return {"run": subject.info} | {part: cached[part] for part in s.parts()}
 
 

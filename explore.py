@@ -9,6 +9,7 @@ training tokens. Word statistics use an evenly spaced sample.
 
 import re
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -40,8 +41,17 @@ command_line = configure(Settings)  # answers --help and mistakes before the slo
 import numpy as np
 
 from tinystories import dataset, figures
+from tinystories.files import short_path
 from tinystories.stories.cleaning import RULES
-from tinystories.terminal import log_stderr, progress, right_aligned
+from tinystories.terminal import (
+    command_text,
+    counted,
+    log_stderr,
+    progress,
+    right_aligned,
+    time_taken,
+    wrapped,
+)
 from tinystories.tokenizer import Tokenizer, train_bpe
 
 MAX_STORIES_PER_WINDOW = 4  # the last group has this many or more
@@ -67,18 +77,21 @@ class Split:
         return self.stories[:, 1] - self.stories[:, 0]
 
 
-def read_split(file: dataset.TokenFile, end_of_text: int) -> Split:
+def read_split(file: dataset.TokenFile, end_of_text: int, desc: str = "reading") -> Split:
     """Read a .bin, a few megabytes at a time; raises UserError where it holds no story.
 
     Other repos may write end of text before stories, or none after the last one: a story is what
     is between two, or between one and an end of the file.
     """
     counts, ends = np.zeros(file.vocab_size, dtype=np.int64), []
-    for first in progress(range(0, len(file), dataset.CHUNK), f"reading {file.path.name}", "chunk"):
-        ids = np.asarray(file.ids[first : first + dataset.CHUNK])
-        file.check_ids(ids, first)
-        counts += np.bincount(ids, minlength=file.vocab_size)
-        ends.append(first + np.flatnonzero(ids == end_of_text))
+    options = {"total": len(file), "unit_scale": True}
+    with progress(None, f"{desc} {file.path.name}", "tokens", **options) as bar:
+        for first in range(0, len(file), dataset.CHUNK):
+            ids = np.asarray(file.ids[first : first + dataset.CHUNK])
+            file.check_ids(ids, first)
+            counts += np.bincount(ids, minlength=file.vocab_size)
+            ends.append(first + np.flatnonzero(ids == end_of_text))
+            bar.update(len(ids))
     ends = np.concatenate(ends)
     if not 0 < len(ends) < len(file):
         raise UserError(f"{file.path} holds no story that ends (end of text is id {end_of_text})")
@@ -138,7 +151,7 @@ def sampled(split: Split, tokenizer: Tokenizer, count: int, desc: str) -> Iterat
     """The texts of `count` stories, evenly spaced; `desc` is shown with the progress bar."""
     count = min(count, len(split.stories))
     chosen = np.linspace(0, len(split.stories) - 1, count).astype(np.int64)
-    for first, stop in progress(split.stories[chosen].tolist(), desc, "story"):
+    for first, stop in progress(split.stories[chosen].tolist(), desc, "stories"):
         yield tokenizer.decode(split.ids[first:stop])
 
 
@@ -204,11 +217,12 @@ def compute_stats(s: Settings) -> DatasetStats:
     tokenizer = data.tokenizer
     if not data.meta:
         log_stderr(f"{data.folder} has no meta.json; assuming GPT-2 token ids")
-    train, val = (read_split(file, tokenizer.end_of_text) for file in (data.train, data.val))
-    stories = sampled(train, tokenizer, s.sample, "training a vocabulary")
+    train = read_split(data.train, tokenizer.end_of_text, "1 of 5: reading")
+    val = read_split(data.val, tokenizer.end_of_text, "2 of 5: reading")
+    stories = sampled(train, tokenizer, s.sample, "3 of 5: training a vocabulary")
     trained = train_bpe(stories, VOCAB_SIZES[-1])
-    sample = count_words(sampled(train, tokenizer, s.sample, "counting words"))
-    val_stories = list(sampled(val, tokenizer, NUM_VAL_STORIES, "reading validation"))
+    sample = count_words(sampled(train, tokenizer, s.sample, "4 of 5: counting words"))
+    val_stories = list(sampled(val, tokenizer, NUM_VAL_STORIES, "5 of 5: encoding validation"))
     block_sizes = [n for n in map(int, s.block_sizes.split(",")) if n <= len(train.ids)]
     windows = {n: windows_by_stories(train.ends, len(train.ids), n) for n in block_sizes}
     by_size = bytes_by_vocab_size(trained, val_stories)
@@ -221,7 +235,10 @@ def summary(stats: DatasetStats) -> str:
     title, rules = stats.cleaning()
     rows = [title]
     for split, counts in rules.items():
-        rows += [f"  {split:5}{n:10,}  {rule}: {RULES.get(rule, '')}" for rule, n in counts.items()]
+        rows += [
+            wrapped(f"  {split:5}{n:10,}  {RULES.get(rule, rule)}", indent=" " * 19)
+            for rule, n in counts.items()
+        ]
     return "\n\n".join((*token_tables(stats), *word_tables(stats.sample), "\n".join(rows)))
 
 
@@ -249,26 +266,27 @@ def token_tables(stats: DatasetStats) -> Iterator[str]:
     yield table("Length of training stories", columns, *rows)
     covered = coverage(train.counts)
     rows = [[np.searchsorted(covered, x / 100) + 1, x] for x in (50.0, 90.0, 99.0, 99.9, 100.0)]
-    title = f"Most frequent of {tokenizer.vocab_size:,} ids, and percent of training tokens"
-    yield table(title, *rows)
+    title = f"Most frequent ids, of {tokenizer.vocab_size:,} in the vocabulary"
+    yield table(title, ["ids", "% of the training tokens"], *rows)
     rows = [[size, f"{ratio:.3f}"] for size, ratio in stats.bytes_by_vocab_size.items()]
     rows.append([tokenizer.vocab_size, f"{stats.dataset_bytes:.3f}", "(the dataset's)"])
-    title = "Vocabularies trained on the sample: size, bytes per token of validation stories"
-    yield table(title, *rows)
-    title = "Percent of windows with (parts of) 1, 2, 3, 4+ stories; of stories that fit"
+    title = "Bytes per token of validation stories, with vocabularies trained on the sample"
+    yield table(title, ["vocabulary", "bytes per token"], *rows)
     rows = [
         [size, *100 * counts / counts.sum(), 100 * np.mean(train.lengths <= size)]
         for size, counts in stats.windows.items()
     ]
-    yield table(title, ["block_size", "1", "2", "3", "4+", "fit"], *rows)
+    columns = ["tokens", "1 story", "2 stories", "3 stories", "4 or more", "stories that fit in"]
+    yield table("Windows that hold (parts of) so many stories, in %", columns, *rows)
 
 
 def word_tables(sample: WordStats) -> Iterator[str]:
     total, stories = max(1, sample.words.total()), len(sample.lengths)
-    title = f"{total:,} words in a sample of {stories:,} stories, {len(sample.words):,} different"
+    size = counted(stories, "story", "stories")
+    title = f"{total:,} words in a sample of {size}, {len(sample.words):,} different"
     times = sorted(sample.words.values(), reverse=True)
     rows = [[n, 100 * sum(times[:n]) / total] for n in (100, 1000, 5000)]
-    yield table(title, ["most frequent", "cover %"], *rows)
+    yield table(title, ["most frequent", "% of all words"], *rows)
     for title, unit, rates in sample.rates():
         # A no-break space keeps a word and its number in one line.
         items = (f"{word} {rate:.1f}".replace(" ", "\xa0") for word, rate in rates.items())
@@ -309,13 +327,17 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
 
 
 def main(s: Settings) -> None:
+    start_time = time.perf_counter()
     stats = compute_stats(s)
     text = summary(stats)
     print(text)
     path = Path(s.plot) if s.plot else dataset.dataset_folder(s.dataset) / "explore.png"
     path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
     plot_page(stats, path)
-    log_stderr(f"plots: {path}; summary: {path.with_suffix('.txt')}")
+    took = time_taken(time.perf_counter() - start_time)
+    where = short_path(path.with_suffix(""))
+    log_stderr(wrapped(f"plots: {where}.png; this text: {where}.txt; time: {took}"))
+    log_stderr("train on it:\n" + command_text("python", "train.py", f"--dataset={s.dataset}"))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def main(s: Settings) -> None:
         if s.stream:
             num_ended = stream(pieces, prompt, s.num_samples)
         else:
-            bar = progress(pieces, "generating", "tok", total=s.max_new_tokens)
+            bar = progress(pieces, "generating", "tokens", total=s.max_new_tokens)
             stories = collect_stories(bar, prompt, s.num_samples)
             for i, story in enumerate(stories):
                 print_rule(i, s.num_samples)

@@ -19,14 +19,14 @@ import itertools
 import math
 import random
 import re
-import shlex
 import shutil
 import sys
 import textwrap
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from configurator import RangedSettings, UserError, check, configure, parse, start
+from configurator import RangedSettings, UserError, check, configure, normalize, parse, start
 from tinystories.ranges import Count, Name, Seed
 
 
@@ -44,11 +44,21 @@ if {"--help", "-h"} & set(sys.argv):
 
 import prepare
 import train
+from model import GPTConfig
 from tinystories import dataset, figures
-from tinystories.files import atomic_write, read_json, write_json
+from tinystories.files import atomic_write, read_json, short_path, write_json
 from tinystories.processes import ScriptRunner, print_rank0
-from tinystories.run import load_model, run_folder
-from tinystories.terminal import progress, right_aligned, short_count
+from tinystories.run import MODEL_SETTINGS, load_model, run_folder
+from tinystories.terminal import (
+    SCREEN,
+    command_text,
+    counted,
+    progress,
+    right_aligned,
+    short_count,
+    time_taken,
+    wrapped,
+)
 
 AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), {})
 SWEEP_NAMES = {field.name for field in fields(Settings)}
@@ -59,10 +69,10 @@ RESULT = {  # of a finished run: the column of the table, and its format
     "train_loss": ("train", "{:.4f}".format),
     "step": ("steps", str),
     "tokens": ("tokens", short_count),
-    "minutes": ("min", "{:.1f}".format),
+    "minutes": ("time", lambda minutes: time_taken(60 * minutes)),
     "parameters": ("params", short_count),
 }
-BRIEF = "{val_bits_per_byte:.4f} bits per byte after {step:,} steps, {minutes:.1f} minutes"
+LEAST_NEEDED = ("train_loss", "tokens", "val_loss", "step", "parameters", "minutes")  # on a screen
 
 
 @dataclass
@@ -83,10 +93,10 @@ def parse_command_line(argv: list[str]) -> tuple[Settings, list[str], dict[str, 
     """The sweep's own settings, the config files, and the values of all other settings."""
     sweep_settings, configs, values = {}, [], {}
     for argument in argv:
-        name, equals, text = argument.removeprefix("--").partition("=")
+        name, _, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("-"):
             configs.append(argument)
-        elif name in SWEEP_NAMES or not equals or not argument.startswith("--"):
+        elif name in SWEEP_NAMES:
             sweep_settings |= parse(Settings, [argument]).overrides
         else:
             values[name] = read_values(name, text)
@@ -230,9 +240,8 @@ def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
         configs, settings = [], {"init_from": "resume", "out_dir": trial.folder}
     if error := runner.run("train.py", settings, trial.folder / "output.txt", *configs):
         return trial.row({"error": error})
-    log = figures.read_log(trial.folder / "log.csv")  # its last row is an evaluation
     model, _, state = load_model(trial.folder, "ckpt.pt")
-    result = {name: log[name][-1] for name in ("val_bits_per_byte", "val_loss", "train_loss")} | {
+    result = last_losses(trial.folder / "log.csv") | {
         "step": state["progress"]["step"],
         "tokens": state["progress"]["windows"] * model.config.block_size,
         "minutes": round(state["progress"]["seconds"] / 60, 3),
@@ -242,30 +251,66 @@ def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
     return trial.row(read_result(trial.folder) or {"error": "the loss is not finite"})
 
 
-def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list[str]) -> int:
+def last_losses(path: Path) -> dict:
+    """The losses in the last row of a log.csv, which is an evaluation: over all of validation if
+    that was measured, since runs of different vocabularies compare only by the same text.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    names = ("val_bits_per_byte", "val_loss", "train_loss")
+    return {name: float(last.get(f"full_{name}") or last[name]) for name in names}
+
+
+def impossible(trial: Trial, overrides: dict) -> str | None:
+    """Why train.py would refuse a trial's settings, `overrides` those of config files."""
+    try:
+        given = overrides | trial.training
+        s = train.Settings(**train.Settings.foreign.translate(train.Settings, given, [])[0])
+        GPTConfig(**{name: getattr(s, name) for name in MODEL_SETTINGS})
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def run_sweep(
+    trials: list[Trial], configs: list[str], overrides: dict, folder: Path, swept: list[str]
+) -> int:
     """Train what is not finished, write results.csv and plots; 0, or the signal that stopped it."""
+    start_time = time.perf_counter()
     rows = [trial.row(result) for trial in trials if (result := read_result(trial.folder))]
     waiting = [trial for trial in trials if trial.folder.name not in {row["run"] for row in rows}]
-    print_rank0(f"{len(trials)} runs in {folder}, {len(rows)} of them finished already")
-    with progress(None, "sweep", "run", total=len(trials), initial=len(rows)) as bar:
+    finished = f", {len(rows):,} of them finished already" if rows else ""
+    print_rank0(wrapped(f"{counted(len(trials), 'run')} in {short_path(folder)}{finished}"))
+
+    def add(trial: Trial, row: dict) -> None:
+        rows.append(row)
+        write_results(folder / "results.csv", rows, swept)
+        print_rank0(wrapped(f"{len(rows)} of {len(trials)}, {trial.folder.name}: {outcome(row)}"))
+
+    for trial in list(waiting):
+        if error := impossible(trial, overrides):
+            waiting.remove(trial)
+            add(trial, trial.row({"error": error}))
+    # A line of the screen, which the newest line of the script fills.
+    line = "{desc} [{elapsed}<{remaining}]{postfix}"
+    counts = {"initial": len(rows), "total": len(trials)}
+    with progress(None, "datasets", "runs", bar_format=line, **counts) as bar:
         runner = ScriptRunner(bar)
         errors = {}  # of prepare.py, by dataset
         for name, settings in {t.training["dataset"]: t.preparing for t in waiting}.items():
             if settings and not runner.signal:
                 errors[name] = runner.run("prepare.py", settings, folder / "prepare.txt")
-                print_rank0(f"dataset {name}: {errors[name] or 'ready'}")
+                print_rank0(wrapped(f"dataset {name}: {errors[name] or 'ready'}"))
         check_validation({trial.training["dataset"] for trial in trials})
         for trial in waiting:
             if runner.signal:
                 break
+            bar.set_description_str(f"run {len(rows) + 1} of {len(trials)}")
             error = errors.get(trial.training["dataset"])
             row = trial.row({"error": error}) if error else run_trial(trial, configs, runner)
             if runner.signal and "error" in row:  # stopped, not failed
                 break
-            rows.append(row)
-            write_results(folder / "results.csv", rows, swept)
-            outcome = f"failed: {row['error']}" if "error" in row else BRIEF.format(**row)
-            print_rank0(f"{len(rows)}/{len(trials)} {trial.folder.name}: {outcome}")
+            add(trial, row)
             bar.update()
     if rows:
         write_results(folder / "results.csv", rows, swept)
@@ -274,9 +319,29 @@ def run_sweep(trials: list[Trial], configs: list[str], folder: Path, swept: list
             figures.plot_sweep(rows, name, folder / f"{name}.png")
         for pair in itertools.combinations(swept, 2):
             figures.plot_sweep_table(rows, pair, folder / f"{'_'.join(pair)}.png")
-    if not runner.signal and all("error" in row for row in rows):
-        raise UserError(f"no run finished; {folder / 'results.csv'} says why")
+    if not runner.signal:
+        print_ending(rows, folder, time.perf_counter() - start_time)
     return runner.signal
+
+
+def outcome(row: dict) -> str:
+    """A row of results in words."""
+    if "error" in row:
+        return f"failed: {row['error']}"
+    took = f"{counted(row['step'], 'step')} in {time_taken(60 * row['minutes'])}"
+    return f"{row['val_bits_per_byte']:.4f} bits per byte after {took}"
+
+
+def print_ending(rows: list[dict], folder: Path, seconds: float) -> None:
+    """Say what was made and what to do with it; raises UserError if no run has finished."""
+    best, where = rows[0], short_path(folder)
+    if "error" in best:
+        raise UserError(f"no run finished; {where}/results.csv says why")
+    print_rank0(wrapped(f"best run: {best['run']}, {best['val_bits_per_byte']:.4f} bits per byte"))
+    pictures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
+    print_rank0(wrapped(f"in {where}: results.csv, {pictures}, and the runs"))
+    print_rank0(f"time: {time_taken(seconds)}; generate stories with the best run:")
+    print_rank0(command_text("python", "sample.py", f"--out_dir={where}/{best['run']}"))
 
 
 def read_result(folder: Path) -> dict | None:
@@ -303,12 +368,17 @@ def write_results(path: Path, rows: list[dict], swept: list[str]) -> None:
 
 
 def results_table(rows: list[dict], swept: list[str]) -> str:
-    """The rows for a screen of 80 columns; errors are shortened to fit."""
-    cells = [[*swept, *(heading for heading, _ in RESULT.values())]]
-    for row in rows:
-        results = [write(row[name]) for name, (_, write) in RESULT.items() if name in row]
-        cells.append([*(str(row[name]) for name in swept), *results])
-    lines = right_aligned(cells)
+    """The rows for a screen of 80 columns: columns are left out and errors shortened to fit."""
+    lines: list[str] = []
+    for left_out in range(len(LEAST_NEEDED) + 1):
+        shown = {name: RESULT[name] for name in RESULT if name not in LEAST_NEEDED[:left_out]}
+        cells = [[*swept, *(heading for heading, _ in shown.values())]]
+        for row in rows:
+            results = [write(row[name]) for name, (_, write) in shown.items() if name in row]
+            cells.append([*(str(row[name]) for name in swept), *results])
+        lines = right_aligned(cells)
+        if len(lines[0]) <= SCREEN:
+            break
     for i, row in enumerate(rows, 1):
         if "error" in row:
             lines[i] += "  " + textwrap.shorten(row["error"], max(25, 78 - len(lines[i])))
@@ -316,6 +386,7 @@ def results_table(rows: list[dict], swept: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
+    argv = normalize(argv, AllSettings)
     s, configs, values = parse_command_line(argv)
     from_files = parse(train.Settings, configs)
     if "eval_only" in from_files.overrides | values:
@@ -331,10 +402,12 @@ def main(argv: list[str]) -> None:
         data = dataset.dataset_folder(trial.training["dataset"])
         if not (trial.preparing or (data / "train.bin").is_file()):
             raise UserError(dataset.missing_dataset_message(data, from_files.docs))
+        if "full_eval" not in {*fixed, *swept}:
+            trial.training["full_eval"] = True  # a short run would measure a part of validation
     open_sweep_folder(folder, fixed, s.overwrite)
-    if number := run_sweep(trials, configs, folder, swept):
-        kept = [word for word in argv if not word.startswith("--overwrite=")]  # would delete it
-        print_rank0(f"stopped; resume with: python sweep.py {shlex.join(kept)}")
+    if number := run_sweep(trials, configs, from_files.overrides, folder, swept):
+        kept = [word for word in argv if not word.startswith("--overwrite")]  # would delete it
+        print_rank0(f"stopped; resume with\n{command_text('python', 'sweep.py', *kept)}")
         sys.exit(128 + number)
 
 

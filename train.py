@@ -228,7 +228,7 @@ def evaluate(r: Run, last: bool) -> dict:
     for name, file, starts in parts:
         batches = file.batches(starts, s.batch_size, pad=r.compiled_model is not r.raw_model)
         total = -(-len(starts) // s.batch_size)
-        batches = progress(r.stop.watch(batches), f"evaluating {name}", "batch", total=total)
+        batches = progress(r.stop.watch(batches), f"evaluating {name}", "batches", total=total)
         losses.append(loss.estimate_loss(r.compiled_model, batches, lengths, r.hardware))
     train, val, *rest = losses
     row = {"step": r.state.step, "train_loss": train.nats, "val_loss": val.nats}

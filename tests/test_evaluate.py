@@ -271,6 +271,7 @@ def test_real_stories_are_next_to_the_generated_ones(evaluated_cat, result):
     assert real["words"] == {"mean": 5, "median": 6}  # "The cat sat on a mat." twice, "So it was."
     assert real["oov_rate"] == 1 / 15  # "so"
     assert copied["copied_words"]["median"] == 6
+    assert 0 < real["self_bleu"]["mean"] < 1  # two of the three stories are the same
     out = evaluated_cat[1]
     assert out.splitlines()[0].split() == ["reciter", "real", "stories"]
     assert row(out, "words, mean") == ["8.0", "5.0"]
@@ -362,6 +363,14 @@ def test_what_is_cached_is_not_measured_again(cat, result, table):
     evaluate.write_results(cat / "evaluation.json", info, parts)
     assert "12.3 %" in table(f"--out_dir={cat}", "--what=pairs")
     assert "66.7 %" in table(f"--out_dir={cat}", "--what=pairs", "--overwrite=True")
+
+
+def test_the_end_says_where_the_result_is_and_what_was_measured_before(cat, table, capsys):
+    table(f"--out_dir={cat}")
+    lines = capsys.readouterr().err.splitlines()
+    assert "  from evaluation.json (unless --overwrite=True): loss, pairs, " in "\n".join(lines)
+    assert f"{cat}/evaluation.json; time: " in " ".join(" ".join(lines).split())
+    assert "python sample.py" in lines[-2] + lines[-1]
 
 
 def test_other_settings_are_measured_and_other_parts_stay(cat, table):
@@ -462,6 +471,18 @@ def test_a_run_without_a_log_is_in_the_table_and_not_in_the_plot(trained, cat, t
     assert plot.is_file()
 
 
+def test_losses_of_different_texts_are_named(trained, tmp_path, table, capsys):
+    other, plot = shutil.copytree(trained, tmp_path / "other"), f"--plot={tmp_path / 'x.png'}"
+    table(f"--compare={trained},{other}", "--what=loss", plot)
+    assert "compare" not in capsys.readouterr().err
+    result = result_in(other)
+    result["loss"]["stories"] += 1
+    evaluate.write_results(other / "evaluation.json", result["run"], {"loss": result["loss"]})
+    table(f"--compare={trained},{other}", "--what=loss", plot)
+    line = "different validation texts: their losses do not compare; use --val_source=FILE\n"
+    assert line in capsys.readouterr().err
+
+
 # Mistakes -----------------------------------------------------------------------------------
 
 
@@ -526,6 +547,14 @@ def test_the_files_of_a_comparison_are_looked_at_first(cat, trained, table):
         table(f"--compare={trained},{cat / 'nowhere'}")
     with pytest.raises(UserError, match="no file can be written"):
         table(f"--compare={trained}", f"--plot={trained / 'best.pt' / 'x.png'}")
+
+
+def test_a_run_folder_can_be_named_alone(cat):
+    assert evaluate.Settings.bare_argument(str(cat)) == {"out_dir": str(cat)}
+    with pytest.raises(UserError, match="nowhere is no run folder, nor a config file"):
+        evaluate.Settings.bare_argument("nowhere")
+    with pytest.raises(UserError, match="--compare=out/a,out/b"):
+        evaluate.Settings.bare_argument("out/a,out/b")
 
 
 def test_the_command_itself():

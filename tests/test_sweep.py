@@ -85,6 +85,16 @@ def rows(folder) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def words(printed: str) -> str:
+    """What was printed, in one line."""
+    return " ".join(printed.split())
+
+
+def copied(command_line: str) -> list[str]:
+    """The words that a shell makes of a command."""
+    return shlex.split(command_line.replace("\\\n", ""))
+
+
 def output(folder, run: str) -> str:
     """Everything that train.py printed about a run."""
     return (folder / run / "output.txt").read_text(encoding="utf-8")
@@ -94,15 +104,16 @@ def output(folder, run: str) -> str:
 def test_ctrl_c_stops_a_sweep_which_says_how_to_resume(stopped):
     _, argv, status, printed = stopped
     assert status == 130
-    assert printed.splitlines()[-1] == f"stopped; resume with: python sweep.py {shlex.join(argv)}"
-    assert f"1/6 {GOOD[0]}: " in printed
-    assert "2/6" not in printed
+    _, _, command_line = printed.partition("stopped; resume with\n")
+    assert copied(command_line) == ["python", "sweep.py", *argv]
+    assert f"3 of 6, {GOOD[0]}: " in printed  # after two that are impossible
+    assert "4 of 6" not in printed
 
 
 @pytest.mark.slow
 def test_a_stopped_run_is_resumed_and_a_finished_one_is_not_repeated(finished):
     folder, _, printed = finished
-    assert printed.splitlines()[0] == f"6 runs in {folder}, 1 of them finished already"
+    assert words(printed).startswith(f"6 runs in {folder}, 1 of them finished already")
     for run, resumed in zip(GOOD, (0, 1), strict=True):
         text = output(folder, run)
         assert (text.count("(scratch)"), text.count("(resume)")) == (1, resumed)
@@ -162,14 +173,50 @@ def test_a_failed_run_is_a_row_that_says_why(finished):
     assert reasons["vocab_size=100_n_head=2"].startswith("vocab_size=100 is out of range")
     assert len(reasons) == 4
     for run, reason in reasons.items():
-        assert f"{run}: failed: {reason}\n" in printed
+        assert f"{run}: failed: {reason} " in words(printed)
+
+
+@pytest.mark.slow
+def test_impossible_shapes_are_found_before_anything_is_trained(finished):
+    folder, _, printed = finished
+    assert not (folder / "vocab_size=280_n_head=5").exists()
+    assert "2 of 6, vocab_size=280_n_head=5: failed: n_embd=32" in words(printed)
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_with_its_best_run_and_where_everything_is(finished):
+    folder, _, printed = finished
+    best = rows(folder)[0]
+    ending, _, command_line = printed[printed.index("best run: ") :].partition("the best run:\n")
+    ending = words(ending)
+    assert f"{best['run']}, {float(best['val_bits_per_byte']):.4f} bits per byte" in ending
+    assert f"in {folder}: results.csv, n_head.png, vocab_size.png, and the runs" in ending
+    assert copied(command_line) == ["python", "sample.py", f"--out_dir={folder / best['run']}"]
+
+
+def test_losses_over_all_of_validation_are_the_result_if_they_were_measured(tmp_path):
+    names = "step,train_loss,val_loss,val_bits_per_byte,full_val_loss,full_val_bits_per_byte"
+    (tmp_path / "log.csv").write_text(f"{names}\n5,3.5,2.5,1.5,,\n10,3.0,2.0,1.0,2.1,1.1\n")
+    losses = {"val_bits_per_byte": 1.1, "val_loss": 2.1, "train_loss": 3.0}
+    assert sweep.last_losses(tmp_path / "log.csv") == losses
+    (tmp_path / "log.csv").write_text(f"{names}\n10,3.0,2.0,1.0,,\n")
+    losses = {"val_bits_per_byte": 1.0, "val_loss": 2.0, "train_loss": 3.0}
+    assert sweep.last_losses(tmp_path / "log.csv") == losses
+
+
+def test_a_table_of_many_settings_leaves_out_what_is_needed_least():
+    row = dict.fromkeys(sweep.RESULT, 1.5) | {"step": 10}
+    swept = ["learning_rate", "weight_decay", "warmup_iters", "n_layer"]
+    lines = sweep.results_table([row | dict.fromkeys(swept, 0.001)], swept).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == [*swept, "bits/byte", "time", "params"]
 
 
 @pytest.mark.slow
 def test_a_swept_vocabulary_has_its_dataset_prepared(finished):
     folder, _, printed = finished
     prepared = folder.parent / "tales_vocab_size=280"
-    assert f"dataset {prepared}: ready\n" in printed
+    assert f"dataset {prepared}: ready " in words(printed)
     assert read_meta(prepared)["tokenizer"]["vocab_size"] == 280
     for run in GOOD:
         config = json.loads((folder / run / "config.json").read_text())

@@ -1,8 +1,21 @@
 """What people read on a screen of 80 columns."""
 
+import io
+import shlex
+
 import pytest
 
-from tinystories.terminal import duration, right_aligned, sections_table, short_count
+from tinystories.terminal import (
+    command_text,
+    counted,
+    duration,
+    progress,
+    right_aligned,
+    sections_table,
+    short_count,
+    time_taken,
+    wrapped,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +32,52 @@ def test_counts_stay_short(count, text):
 )
 def test_times_stay_short(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.043, "0.043 s"), (2.4, "2.4 s"), (45, "45 s"), (59.9, "60 s"), (725, "12.1 min")],
+)
+def test_times_in_sentences_have_the_unit_that_fits(seconds, text):
+    assert time_taken(seconds) == text
+    assert time_taken(12000) == "3.33 h"
+
+
+def test_a_noun_agrees_with_its_count():
+    assert [counted(count, "run") for count in (0, 1, 2000)] == ["0 runs", "1 run", "2,000 runs"]
+    assert counted(2, "story", "stories") == "2 stories"
+
+
+def test_text_is_broken_at_spaces_and_a_path_never():
+    path = "/a-long/" + 90 * "x"
+    lines = wrapped(20 * "some words " + path).splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[1].startswith("  some") or lines[1].startswith("  words")
+    assert lines[-1].strip() == path
+
+
+def test_a_long_command_can_be_copied_into_a_shell():
+    words = ["python", "sweep.py", "--name=my first", *(f"--setting_{i}=1e-3" for i in range(9))]
+    text = command_text(*words)
+    assert max(map(len, text.splitlines())) <= 80
+    assert shlex.split(text.replace("\\\n", "")) == words
+    assert command_text("python", "train.py") == "  python train.py"
+
+
+@pytest.mark.parametrize(
+    ("total", "text"), [(4, "reading:  50%|"), (None, "reading: 2 stories [00:00]")]
+)
+def test_a_bar_says_what_it_counts_and_of_how_many(total, text, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    bar = progress(None, "reading", "stories", total=total, file=screen, ncols=60)
+    bar.update(2)
+    bar.refresh()
+    last = screen.getvalue().split("\r")[-1]
+    assert last.startswith(text)
+    assert ("2/4 stories [00:00<00:00]" in last) == bool(total)
+    assert len(last.rstrip()) <= 60
+    bar.close()
 
 
 def test_rows_are_aligned_to_the_right_and_may_be_short():

@@ -95,7 +95,7 @@ def describe_machine(hardware: Hardware) -> dict[str, str]:
         cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))[0]
     versions = f"python {platform.python_version()}, torch {torch.__version__}"
     return {
-        "processor": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": f"{cpu}, {os.cpu_count()} cores, {_threads()}",
         **dict(reason.split(": ", 1) for reason in hardware.reasons),
         "versions": f"{platform.platform()}, {versions}",
     }
@@ -187,8 +187,12 @@ def _select_device(wanted: str) -> tuple[torch.device, str]:
         return device, torch.cuda.get_device_name(device)
     if device.type == "mps":
         return device, "Apple GPU"
-    threads = f"{torch.get_num_threads()} threads"
-    return device, threads if wanted == "cpu" else f"no GPU found, {threads}"
+    return device, _threads() if wanted == "cpu" else f"no GPU found, {_threads()}"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _select_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:

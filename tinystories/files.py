@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from configurator import UserError
+from configurator import ROOT, UserError
 
 
 def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
@@ -32,6 +32,11 @@ def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def short_path(path: Path) -> str:
+    """A path as people read and type it: relative to the scripts where it is below them."""
+    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
 
 
 def write_json(path: Path, value: object) -> None:

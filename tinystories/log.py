@@ -34,7 +34,7 @@ MARGIN = "  | "  # of what is not a row of the table
 def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step: int) -> None:
     """Print what will be trained, on what, and for how long; `s` is train.py's Settings."""
     splits = data.meta["splits"] if data.meta else {}
-    stories = {name: f", {counted(splits[name]['stories'], 'story')}" for name in splits}
+    stories = {name: f", {counted(splits[name]['stories'], 'story', 'stories')}" for name in splits}
     windows = s.batch_size * s.gradient_accumulation_steps
     epoch = WindowSampler(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
     lines = [f"run: {s.out_dir} ({s.init_from})"]
@@ -56,7 +56,7 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
         *(["using Muon for the matrices inside blocks"] if s.optimizer == "muon" else []),
         f"tokens per iteration will be: {windows * s.block_size:,}",
         f"  = {counted(s.batch_size, 'window')} per micro-batch x "
-        f"{counted(s.gradient_accumulation_steps, 'micro-batch')} "
+        f"{counted(s.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} "
         f"x {s.block_size} tokens per window",
         f"{counted(s.max_iters, 'step')} = {s.max_iters / epoch:.3g} epochs"
         if s.max_minutes is None

@@ -174,7 +174,7 @@ class ScriptRunner:
             for line in self.process.stdout or ():
                 file.write(line)
                 last = line.strip() or last
-                self.bar.set_postfix_str(last)
+                self.bar.set_postfix_str(" ".join(last.split()))  # of a table, too
             status = self.process.wait()
         self.process = None
         if status < 0:

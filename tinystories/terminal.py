@@ -1,14 +1,18 @@
 """What people read on a screen of 80 columns: notes, progress bars, short numbers, tables."""
 
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 SCREEN = 80  # columns
+WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def log_stderr(text: str) -> None:
@@ -46,9 +50,38 @@ class WordWrap:
         sys.stdout.flush()
 
 
+def wrapped(text: str, indent: str = "  ") -> str:
+    """A text broken at spaces into lines of the screen, all but the first of them indented.
+
+    What has no space, such as a path, stays whole even where it is longer than a line.
+    """
+    return textwrap.fill(text, SCREEN, subsequent_indent=indent, **WHOLE_WORDS)
+
+
+def command_text(*words: str) -> str:
+    """A command on lines of its own, to be copied; in a shell a backslash continues a line."""
+    quoted = (shlex.quote(word).replace(" ", "\0") for word in words)
+    lines = textwrap.wrap(" ".join(quoted), SCREEN - len("    " + " \\"), **WHOLE_WORDS)
+    return ("  " + " \\\n    ".join(lines)).replace("\0", " ")
+
+
 def progress(items: Iterable | None, desc: str, unit: str, **options) -> tqdm:
-    """The items with a progress bar, which only a terminal shows; `options` as tqdm has them."""
+    """The items with a progress bar, which only a terminal shows.
+
+    `unit` says what is counted, in the plural; `options` as tqdm has them.
+    """
+    if isinstance(items, Sized):
+        options.setdefault("total", len(items))
+    bar = "{desc}: {n_fmt} {unit} [{elapsed}]"
+    if options.get("total") is not None:
+        bar = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}]"
+    options.setdefault("bar_format", bar)
     return tqdm(items, desc=desc, unit=unit, disable=None, leave=False, mininterval=0.5, **options)
+
+
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """A count with its noun: 1 run, 2,000 runs; `plural` where an s is not enough."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def short_count(count: float) -> str:
@@ -59,12 +92,6 @@ def short_count(count: float) -> str:
     return f"{count:.0f}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun: 1 step, 2,000 steps, 2 stories, 3 batches."""
-    plural = noun[:-1] + "ies" if noun[-1] == "y" else noun + ("es" if noun[-2:] == "ch" else "s")
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def duration(seconds: float) -> str:
     """A time in few characters: 45s, 12m05s, 3h20m."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -72,6 +99,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02}m"
     return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+def time_taken(seconds: float) -> str:
+    """A time with its unit, in a sentence: 0.24 s, 45 s, 12.1 min, 3.33 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def right_aligned(rows: Sequence[Sequence[str]]) -> list[str]:

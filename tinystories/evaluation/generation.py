@@ -16,7 +16,6 @@ from tinystories.evaluation import diversity
 from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject, numbered_lines
 from tinystories.files import atomic_write, checksum, sha256_of
-from tinystories.terminal import progress
 
 PROMPTS = ROOT / "prompts" / "prompts.txt"
 STORIES = "evaluation_stories.jsonl"  # in the run folder
@@ -66,23 +65,25 @@ def measure(subject: Subject) -> dict:
     atomic_write(subject.folder / STORIES, "".join(lines).encode())
     stories = [diversity.words(story.continuation) for story in generated]
     groups = [stories[first : first + count] for first in range(0, len(stories), count)]
-    self_bleu, pairs = diversity.self_bleu(groups)
     vocabulary = None
     if subject.data:
-        training = subject.data.train.stories(subject.tokenizer)
-        vocabulary = diversity.vocabulary(progress(training, "words of the training text", "story"))
+        data, splits = subject.data, (subject.data.meta or {}).get("splits", {})
+        total = splits.get("train", {}).get("stories")  # unknown in a .bin of another repo
+        training = data.train.stories(subject.tokenizer)
+        options = {"total": total, "unit_scale": True}
+        bar = subject.progress(training, "training words", "stories", **options)
+        vocabulary = diversity.vocabulary(bar)
     real = [diversity.words(story) for story in real_stories(subject, len(generated))]
-    real_stats = {"stories": len(real)} | word_stats(real, vocabulary) if real else None
+    real_stats = {"stories": len(real)} | word_stats([real], vocabulary) if real else None
     return {
         "ended": proportion_with_ci([story.ended for story in generated]),
-        "self_bleu": {"mean": self_bleu, "pairs": pairs},
-        **word_stats(stories, vocabulary),
+        **word_stats(groups, vocabulary),
         "validation_stories": real_stats,
     }
 
 
 def rows(result: dict) -> Rows:
-    """The result in the table; that of real stories has no "ended" and no "self_bleu"."""
+    """The result in the table; that of real stories has no "ended"."""
     ended = result.get("ended")
     shown = {
         "stories": number(ended["count"] if ended else result["stories"]),
@@ -92,18 +93,25 @@ def rows(result: dict) -> Rows:
         "repeated 4-grams": percent(result["seq_rep_4"]),
         "words not in training text": percent(result["oov_rate"]),
     }
+    if "self_bleu" in result:  # of real stories, earlier versions did not measure it
+        shown["self-BLEU"] = number(result["self_bleu"]["mean"])
     if ended:
-        self_bleu = result["self_bleu"]
-        shown[f"self-BLEU, {self_bleu['pairs']} pairs"] = number(self_bleu["mean"])
         shown["reached end of text"] = percent(ended)
     return {"Generated stories": shown}
 
 
-def word_stats(stories: list[list[str]], vocabulary: set[str] | None) -> dict:
-    """Metrics of the words of stories, generated or real."""
+def word_stats(groups: list[list[list[str]]], vocabulary: set[str] | None) -> dict:
+    """Metrics of the words of stories, generated or real, in groups of the same prompt.
+
+    Real stories are one group. They have no prompt in common, so their self-BLEU is that of
+    independent stories: a model that is as diverse for each prompt comes close to it.
+    """
+    stories = [story for group in groups for story in group]
+    self_bleu, pairs = diversity.self_bleu(groups)
     lengths = [len(story) for story in stories]
     repeated = [rate for rate in map(diversity.seq_rep_n, stories) if rate is not None]
     return {
+        "self_bleu": {"mean": self_bleu, "pairs": pairs},
         "words": {"mean": statistics.fmean(lengths), "median": statistics.median(lengths)},
         "distinct": {n: diversity.distinct(stories, int(n)) for n in "123"},
         "seq_rep_4": statistics.fmean(repeated) if repeated else None,
@@ -120,7 +128,8 @@ def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
     s, hardware = subject.settings, subject.hardware
     model = generate.prepare_for_generation(subject.model.eval(), hardware)
     stories = []
-    for i, prompt in enumerate(progress(read_prompts(s.prompts or PROMPTS), "generating", "batch")):
+    prompts = subject.progress(read_prompts(s.prompts or PROMPTS), "generating", "prompts")
+    for i, prompt in enumerate(prompts):
         pieces = generate.generate_stories(
             model,
             subject.tokenizer,

@@ -26,7 +26,7 @@ from tinystories.evaluation.generation import read_generated, stories_key
 from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
 from tinystories.files import checksum
-from tinystories.terminal import log_stderr, progress
+from tinystories.terminal import counted, log_stderr, progress, wrapped
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
 AGE_GROUPS = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
@@ -59,9 +59,11 @@ def measure(subject: Subject) -> dict:
     """Have the generated stories graded; the answers are kept in the run folder."""
     s = subject.settings
     stories = [(story.prompt, story.continuation) for story in read_generated(subject.folder)]
-    grades, reason = grade(stories, Judge(s.judge_url, s.judge_model), subject.folder)
+    judge = Judge(s.judge_url, s.judge_model)
+    grades, reason = grade(stories, judge, subject.folder, stage=subject.stage)
     if failed := grades["failed"]:
-        log_stderr(f"{failed} stories were not judged ({reason}); run the same command to retry")
+        failed = counted(failed, "story was", "stories were")
+        log_stderr(wrapped(f"{failed} not judged ({reason}); run the same command to retry"))
     return grades
 
 
@@ -79,13 +81,17 @@ def rows(result: dict) -> Rows:
 
 
 def grade(
-    stories: Sequence[tuple[str, str]], judge: "Judge", folder: Path, workers: int = 8
+    stories: Sequence[tuple[str, str]],
+    judge: "Judge",
+    folder: Path,
+    workers: int = 8,
+    stage: str = "",
 ) -> tuple[dict, str | None]:
     """Grade stories, given as (prompt, continuation), with `workers` parallel requests.
 
     Every answer is added to folder/judgements.jsonl as it arrives. Stories that the same model has
-    already answered there are not sent again. Returns the result for evaluation.json, and why the
-    last story without an answer has none.
+    already answered there are not sent again. `stage` begins the name of the progress bar. Returns
+    the result for evaluation.json, and why the last story without an answer has none.
     """
     path, reason, failures = folder / "judgements.jsonl", None, 0
     prompts = [prompt(*story) for story in stories]
@@ -104,7 +110,8 @@ def grade(
     pool = ThreadPoolExecutor(workers)
     requests = [pool.submit(ask, key) for key in new]
     try:
-        for request in progress(as_completed(requests), "judge", "story", total=len(new)):
+        answered = as_completed(requests)
+        for request in progress(answered, f"{stage}judge", "stories", total=len(new)):
             try:
                 request.result()
                 failures = 0

@@ -15,7 +15,7 @@ from tinystories.evaluation import copies
 from tinystories.evaluation.generation import read_generated, real_stories, stories_key
 from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject
-from tinystories.terminal import SCREEN, progress
+from tinystories.terminal import SCREEN, counted, progress
 
 COPY_ROUGE_L = 0.7  # the similarity at which Wang et al. 2023 (Self-Instruct) drop a text
 NUM_NEAREST_SHOWN = 3  # stories that --nearest shows
@@ -32,7 +32,8 @@ def measure(subject: Subject) -> dict:
     data, generated = subject.dataset(), read_generated(subject.folder)
     real = real_stories(subject, len(generated))
     texts = [story.continuation for story in generated] + real
-    with progress(None, "memorization", "tok", total=len(data.train), unit_scale=True) as bar:
+    options = {"total": len(data.train), "unit_scale": True}
+    with subject.progress(None, "copies", "tokens", **options) as bar:
         matches = copies.nearest(texts, data.folder, subject.tokenizer, bar.update)
     matches, real_matches = matches[: len(generated)], matches[len(generated) :]
     pairs = list(zip(generated, matches, strict=True))
@@ -52,8 +53,8 @@ def rows(result: dict) -> Rows:
     copied, rouge_l, rate = (result[name] for name in ("copied_words", "rouge_l", "copy_rate"))
     return {
         "Copied from training stories": {
-            "longest copy, median": f"{copied['median']:.0f} words",
-            "longest copy, 95th perc.": f"{copied['p95']:.0f} words",
+            "longest copy, median": counted(round(copied["median"]), "word"),
+            "longest copy, 95th perc.": counted(round(copied["p95"]), "word"),
             "best ROUGE-L, mean": number(rouge_l["mean"]),
             "best ROUGE-L, highest": number(rouge_l["max"]),
             f"best ROUGE-L above {rate['threshold']}": percent(rate),
@@ -80,24 +81,25 @@ def nearest_stories(result: dict) -> str:
     lines = []
     for match in result["closest"]:
         prompt = shorten(f"PROMPT: {match['prompt']}", width, placeholder=" ...")
-        copied = shorten(match["copied_text"], 60, placeholder=" ...")
-        score = f"ROUGE-L {match['rouge_l']:.3f}; {match['copied_words']} words copied"
+        score = f"ROUGE-L {match['rouge_l']:.3f}; {counted(match['copied_words'], 'word')} copied: "
+        copied = shorten(match["copied_text"], SCREEN - len(score), placeholder=" ...")
         columns = [[prompt], ["NEAREST TRAINING STORY"]]
         for column, name in zip(columns, ("continuation", "nearest_story"), strict=True):
             for line in match[name].strip().splitlines():
                 column += wrap(line, width) or [""]
         rows = zip_longest(*columns, fillvalue="")
-        lines += ["", f"{score}: {copied}", *(f"{a:{width}} | {b}".rstrip() for a, b in rows)]
+        lines += ["", f"{score}{copied}", *(f"{a:{width}} | {b}".rstrip() for a, b in rows)]
     return "\n".join(lines)
 
 
 def leak_table(stories: Iterable[str], data: Dataset) -> str:
     """How many validation stories are in the training stories of a dataset."""
-    with progress(None, "leak", "tok", total=len(data.train), unit_scale=True) as bar:
+    with progress(None, "training text", "tokens", total=len(data.train), unit_scale=True) as bar:
         leaked = copies.leak(stories, data.folder, data.tokenizer, bar.update)
     total, *counts = leaked.values()
     labels = ("entire story", "first 100 characters", "13 consecutive words")
-    lines = [f"Of {total:,} validation stories, found in the training text:"]
+    validation = counted(total, "validation story", "validation stories")
+    lines = [f"Of {validation}, found in the training text:"]
     for label, count in zip(labels, counts, strict=True):
         lines.append(f"  {label:28}{count:9,}{100 * count / total:8.2f} %")
     return "\n".join(lines)

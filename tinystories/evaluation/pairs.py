@@ -81,7 +81,7 @@ def measure(subject: Subject) -> dict:
         prompt = [subject.tokenizer.end_of_text, *encode(pair.beginning)]
         texts += [np.array(prompt + encode(side)) for side in (pair.right, pair.wrong)]
         context_lengths += [len(prompt)] * 2
-    losses = subject.loss_per_text(texts, context_lengths, "minimal pairs")
+    losses = subject.loss_per_text(texts, context_lengths, "pairs", "texts")
     bits = [loss.bits_per_byte for loss in losses]
     correct = [right < wrong for right, wrong in zip(bits[::2], bits[1::2], strict=True)]
     groups, distances = {}, {}
@@ -98,7 +98,11 @@ def measure(subject: Subject) -> dict:
 
 def rows(result: dict) -> Rows:
     """The result in the table."""
-    parts = {"all": result["all"]} | result["groups"]
-    parts |= {f"at distance {number}": part for number, part in result["distances"].items()}
-    shown = {f"{name}, of {part['count']}": percent(part) for name, part in parts.items()}
-    return {"Minimal pairs, correct (chance 50 %)": shown}
+
+    def shown(parts: dict[str, dict]) -> dict[str, str]:
+        return {f"{name}, of {part['count']}": percent(part) for name, part in parts.items()}
+
+    sections = {"Minimal pairs, correct (chance 50 %)": {"all": result["all"]} | result["groups"]}
+    if distances := {f"{n} back": part for n, part in result["distances"].items()}:
+        sections["Minimal pairs, by how many sentences back the answer stands"] = distances
+    return {section: shown(parts) for section, parts in sections.items()}

@@ -10,21 +10,22 @@ evaluate.py keeps results with their key. The same of real stories, if measured,
 "validation_stories" of a result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from configurator import UserError
 from model import GPT
 from tinystories.dataset import Dataset, dataset_folder, open_dataset
-from tinystories.device import Hardware, select_hardware
+from tinystories.device import Hardware
 from tinystories.files import sha256_of
 from tinystories.loss import Loss, loss_per_text
 from tinystories.run import find_checkpoint, load_model, read_config, run_folder
-from tinystories.terminal import log_stderr, progress
+from tinystories.terminal import progress
 from tinystories.tokenizer import Tokenizer
 
 TEXTS_AT_ONCE = 512  # between two steps of the progress bar
@@ -42,6 +43,7 @@ class Subject:
     hardware: Hardware
     info: dict  # identifies the model; stored under "run" in evaluation.json
     data: Dataset | None  # None where it is missing, or has another tokenizer now
+    stage: str = ""  # begins the names of progress bars: "2 of 4: "
 
     def dataset(self) -> Dataset:
         """The data; raises UserError if there is none."""
@@ -57,20 +59,26 @@ class Subject:
         dtype = str(self.hardware.dtype).removeprefix("torch.")
         return {"device": self.hardware.device.type, "dtype": dtype}
 
+    def progress(self, items: Iterable | None, desc: str, unit: str, **options) -> tqdm:
+        """`terminal.progress`, with the stage."""
+        return progress(items, f"{self.stage}{desc}", unit, **options)
+
     def loss_per_text(
-        self, texts: Sequence[np.ndarray], context_lengths: Sequence[int], desc: str
+        self, texts: Sequence[np.ndarray], context_lengths: Sequence[int], desc: str, unit: str
     ) -> list[Loss]:
         """`loss.loss_per_text` with a progress bar."""
         lengths, losses = self.tokenizer.byte_lengths(), []
         model = self.model.eval()
-        for first in progress(range(0, len(texts), TEXTS_AT_ONCE), desc, "batch"):
-            part = slice(first, first + TEXTS_AT_ONCE)
-            context = context_lengths[part]
-            losses += loss_per_text(model, texts[part], context, lengths, self.hardware)
+        with self.progress(None, desc, unit, total=len(texts)) as bar:
+            for first in range(0, len(texts), TEXTS_AT_ONCE):
+                part = slice(first, first + TEXTS_AT_ONCE)
+                context = context_lengths[part]
+                losses += loss_per_text(model, texts[part], context, lengths, self.hardware)
+                bar.update(len(losses) - bar.n)
         return losses
 
 
-def open_subject(settings: Any, name: str) -> Subject:
+def open_subject(settings: Any, name: str, hardware: Hardware) -> Subject:
     """Load a run's model and its data, None if that is missing or has another tokenizer now.
 
     Raises UserError if either is damaged, or settings.dataset has another tokenizer.
@@ -78,8 +86,6 @@ def open_subject(settings: Any, name: str) -> Subject:
     folder = run_folder(name)
     checkpoint = find_checkpoint(folder, Path(settings.checkpoint).name)
     model, tokenizer, state = load_model(folder, checkpoint.name)
-    hardware = select_hardware(settings.device, settings.dtype)
-    log_stderr(f"{checkpoint.name} of {name}; {'; '.join(hardware.reasons)}")
     info = {
         "checkpoint": checkpoint.name,
         "sha256": sha256_of(checkpoint),

@@ -15,7 +15,6 @@ from tinystories.evaluation.subject import Subject
 from tinystories.files import sha256_of
 from tinystories.loss import BATCH_TOKENS, Loss, estimate_loss
 from tinystories.stories.catalog import Source, open_source
-from tinystories.terminal import progress
 from tinystories.tokenizer import batches
 
 
@@ -37,10 +36,10 @@ def measure(subject: Subject) -> dict:
     with validation_file(subject) as file:
         starts, size = file.sequential_starts(), max(1, BATCH_TOKENS // file.block_size)
         total = -(-len(starts) // size)
-        windows = progress(file.batches(starts, size), "loss", "batch", total=total)
+        windows = subject.progress(file.batches(starts, size), "loss", "batches", total=total)
         all_text = estimate_loss(subject.model, windows, tokenizer.byte_lengths(), hardware)
         stories = [np.append(eot, ids) for ids in file.story_ids(eot)]
-    losses = subject.loss_per_text(stories, [1] * len(stories), "loss per story")
+    losses = subject.loss_per_text(stories, [1] * len(stories), "loss per story", "stories")
     return {
         "stories": len(stories),
         "bytes": sum(loss.bytes for loss in losses),
@@ -63,7 +62,6 @@ def rows(result: dict) -> Rows:
     interval = result["per_story"]["bits_per_byte_95"]
     return {
         "Validation text": {
-            "sha256 of the file": result["key"]["sha256"][:12],
             "stories": number(result["stories"]),
             "bytes": number(result["bytes"]),
         },
