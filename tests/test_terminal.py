@@ -20,7 +20,14 @@ from tinystories.terminal import (
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (850, "850"), (8500, "8.5K"), (999_999, "1M"), (614e6, "614M"), (1.234e9, "1.23B")],
+    [
+        (0, "0"),
+        (850, "850"),
+        (8500, "8.50K"),
+        (999_999, "1.00M"),
+        (614e6, "614M"),
+        (1.234e9, "1.23B"),
+    ],
 )
 def test_counts_stay_short(count, text):
     assert short_count(count) == text
