@@ -255,7 +255,7 @@ def read_meta_pkl(path: Path) -> CharTokenizer:
     try:
         data = path.read_bytes()
         for operation, argument, _ in pickletools.genops(data):
-            if "PUT" in operation.name and argument > len(data):
+            if "PUT" in operation.name and int(argument or 0) > len(data):
                 raise ValueError("it would fill the memory")
         meta = _DataUnpickler(io.BytesIO(data)).load()
         itos, stoi = meta["itos"], meta["stoi"]
