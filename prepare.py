@@ -107,6 +107,7 @@ def main(s: Settings) -> None:
             )
         print(f"{s.dataset} is already prepared, with these settings:")
         print_summary(s, folder, meta)
+        print_next(s)
         return
     start_time = time.perf_counter()
     if s.tokenizer == "gpt2":
@@ -125,8 +126,8 @@ def main(s: Settings) -> None:
         shutil.rmtree(temp_folder, ignore_errors=True)
     print(f"prepared {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}:")
     print_summary(s, folder, meta)
-    print(f"prepared in {duration(time.perf_counter() - start_time)}; train on it with:")
-    print("\n".join(f"  {command}" for command in training_commands(str(s.dataset))))
+    print(f"prepared in {duration(time.perf_counter() - start_time)}")
+    print_next(s)
 
 
 def open_stories(s: Settings) -> Source:
@@ -263,6 +264,11 @@ def print_rules(counts: dict[str, int]) -> None:
 
 def num_stories(count: int) -> str:
     return "1 story" if count == 1 else f"{count:,} stories"
+
+
+def print_next(s: Settings) -> None:
+    print("train on it with:")
+    print("\n".join(f"  {command}" for command in training_commands(str(s.dataset))))
 
 
 def training_commands(dataset: str) -> list[str]:

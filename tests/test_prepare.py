@@ -175,8 +175,7 @@ def test_what_is_printed_fits_80_columns_and_ends_with_the_next_command(tmp_path
         assert expected in done.stdout
         lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
         assert len(lines) > 5 and max(map(len, lines)) <= 80
-    done = prepare(folder, source, "--overwrite=True", "--val_fraction=0.3")
-    assert done.stdout.splitlines()[-1].strip() == f"python train.py --dataset='{folder}'"
+        assert done.stdout.splitlines()[-1].strip() == f"python train.py --dataset='{folder}'"
 
 
 @pytest.mark.parametrize(
