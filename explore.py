@@ -215,8 +215,10 @@ def compute_stats(s: Settings) -> DatasetStats:
     """Read the dataset; raises UserError where it is missing or damaged."""
     data = dataset.open_dataset(s.dataset, block_size=1)
     tokenizer = data.tokenizer
-    if not data.meta:
-        log_stderr(f"{data.folder} has no meta.json; assuming GPT-2 token ids")
+    if data.note:
+        log_stderr(f"{data.folder} {data.note}")
+    if tokenizer.end_of_text is None:
+        raise UserError(f"{s.dataset} is one text in characters; this page describes stories")
     train = read_split(data.train, tokenizer.end_of_text, "1 of 5: reading")
     val = read_split(data.val, tokenizer.end_of_text, "2 of 5: reading")
     stories = sampled(train, tokenizer, s.sample, "3 of 5: training a vocabulary")

@@ -3,15 +3,21 @@
     python prepare.py                                     GPT-2's vocabulary
     python prepare.py --tokenizer=bpe --vocab_size=4096   a trained vocabulary
     python prepare.py --source='mine/*.txt'               stories of your own
+    python prepare.py --source=book.txt --separator=none  one text, as it is
     python prepare.py --source=storybook --tokenizer=bpe  built in, no network
 
-Sources: tinystories, tinystories_v2, tinystories_instruct, tinystories_clean
-(all from the Hugging Face hub), storybook, or a path or glob of .txt files with
-<|endoftext|> between stories, or of .jsonl, .json, .csv or .parquet files.
+Sources: storybook; from the Hugging Face hub tinystories, tinystories_v2,
+tinystories_instruct, tinystories_clean, or any id owner/name; a path or glob of
+.txt files with <|endoftext|> between stories, of .jsonl, .json or .csv (all of
+these also as .gz, .bz2, .xz, .zst), .parquet or .arrow files; a folder that
+datasets' save_to_disk wrote.
 """
 
 import json
+import re
+import shlex
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +26,11 @@ from typing import Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
 from tinystories.ranges import Count, Name, OpenFraction
+from tinystories.stories.catalog import Source, is_on_hub, known_name, open_source
 from tinystories.stories.files import short_name
+
+NOT_INPUT = ("dataset", "overwrite", "text_field")  # settings that do not change the content
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}  # in --separator
 
 
 @dataclass
@@ -30,7 +40,9 @@ class Settings(RangedSettings):
     revision: Name = "main"  # branch, tag or commit on the hub
     val_source: str | None = None  # validation stories, for files of your own
     val_fraction: OpenFraction = 0.01  # for validation if no val_source
-    text_field: str | None = None  # column of the text; None: text or story
+    separator: Name | None = "<|endoftext|>"  # between stories, as \n\n; none: one text
+    column: str | None = None  # of the text in tables; None: text or story
+    text_field: str | None = None  # older name of column
     max_stories: Count | None = None  # limit of training stories
     clean: bool = True  # fix text, drop broken or duplicate stories
     # Vocabulary
@@ -42,6 +54,10 @@ class Settings(RangedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        self.source = known_name(self.source)
+        self.column, self.text_field = self.column or self.text_field, None
+        if self.separator:
+            self.separator = re.sub(r"\\([nrt\\])", lambda m: ESCAPES[m[1]], self.separator)
         if self.tokenizer == "bpe" and self.vocab_size is None:
             self.vocab_size = 4096
         if self.dataset is None:
@@ -49,15 +65,27 @@ class Settings(RangedSettings):
             suffix = "" if self.vocab_size is None else f"{kind}{self.vocab_size}"
             self.dataset = short_name(self.source) + suffix
 
+    @staticmethod
+    def bare_argument(argument: str) -> dict:
+        """Answer an argument that is neither a setting nor a config file: it may be a source."""
+        command = f"python prepare.py --source={shlex.quote(argument)}"
+        raise UserError(f"{argument} is not a setting; as a source of stories: {command}")
+
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import tokenizer
-from tinystories.dataset import SPLITS, SplitWriter, dataset_folder, read_meta, write_meta
+from tinystories.dataset import (
+    SPLITS,
+    SplitWriter,
+    dataset_folder,
+    read_meta,
+    write_meta,
+    write_vocabulary,
+)
 from tinystories.files import replace_folder
-from tinystories.stories.catalog import HUB, Source, open_source
 from tinystories.stories.cleaning import RULES, cleaned
-from tinystories.terminal import progress
+from tinystories.terminal import duration, progress, short_count
 
 
 def main(s: Settings) -> None:
@@ -68,19 +96,25 @@ def main(s: Settings) -> None:
     folder = dataset_folder(s.dataset)
     if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
         raise UserError(f"{folder} exists and holds no dataset; choose another --dataset")
-    source = None if s.source in HUB else open_stories(s)  # ask the hub only if needed
+    source = None if is_on_hub(s.source) else open_stories(s)  # ask the hub only if needed
     inputs = describe_inputs(s, source)
     if folder.exists() and not s.overwrite:
         meta = read_meta(folder)
-        if not meta or inputs != {name: meta.get(name) for name in inputs}:
+        if not meta or inputs != prepared_inputs(meta):
             raise UserError(
                 f"{folder} exists, prepared with other settings or from files that have changed; "
                 "replace it with --overwrite=True, or choose another --dataset"
             )
-        print(f"{s.dataset} is already prepared, with these settings: {summary(meta)}")
+        print(f"{s.dataset} is already prepared, with these settings:")
+        print_summary(s, folder, meta)
+        print_next(s)
         return
+    start_time = time.perf_counter()
     if s.tokenizer == "gpt2":
         tokenizer.gpt2()  # if it is missing, say so now and not after an hour of cleaning
+        if s.vocab_size is not None:
+            print(f"vocabulary: the {s.vocab_size:,} tokens of GPT-2's that the stories use most")
+            print("  (--tokenizer=bpe trains one of this size on the stories instead)")
     temp_folder = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temp_folder, ignore_errors=True)
     temp_folder.mkdir(parents=True)
@@ -90,11 +124,10 @@ def main(s: Settings) -> None:
         replace_folder(temp_folder, folder)
     finally:
         shutil.rmtree(temp_folder, ignore_errors=True)
-    for split, rules in meta["cleaning"].items():
-        for rule, count in rules.items():
-            print(f"  {split:5} {count:9,}  {rule}: {RULES[rule]}")
     print(f"prepared {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}:")
-    print(f"  {summary(meta)}")
+    print_summary(s, folder, meta)
+    print(f"prepared in {duration(time.perf_counter() - start_time)}")
+    print_next(s)
 
 
 def open_stories(s: Settings) -> Source:
@@ -104,54 +137,66 @@ def open_stories(s: Settings) -> Source:
         revision=s.revision,
         val_source=s.val_source,
         val_fraction=s.val_fraction,
-        text_field=s.text_field,
+        column=s.column,
+        separator=s.separator,
         count=s.max_stories if s.source == "storybook" else None,
     )
 
 
 def describe_inputs(s: Settings, source: Source | None) -> dict:
     """What decides the content of a dataset: the settings, and the sizes and times of files."""
-    settings = {k: v for k, v in vars(s).items() if k not in ("dataset", "overwrite")}
+    settings = {k: v for k, v in vars(s).items() if k not in NOT_INPUT}
     paths = [path for split in SPLITS for path in source.files.get(split, ())] if source else []
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
     return {"settings": settings, "files": files}
 
 
+def prepared_inputs(meta: dict) -> dict:
+    """The inputs in a meta.json, perhaps of a version that had fewer settings."""
+    stored = {k: v for k, v in meta["settings"].items() if k != "text_field"}
+    newer = {"column": meta["settings"].get("text_field"), "separator": Settings.separator}
+    return {"settings": newer | stored, "files": meta.get("files")}
+
+
 def build(s: Settings, source: Source, folder: Path) -> dict:
     """Write a dataset's files into `folder`; returns the metadata of its content."""
-    cleaning = write_stories(s, source, folder)
+    cleaning, kept = write_stories(s, source, folder)
     if s.vocab_size is None:
         tok = tokenizer.gpt2()
     else:
         make = tokenizer.train_bpe if s.tokenizer == "bpe" else tokenizer.gpt2_top
-        tok = make(read_stories(folder, "train", "building the vocabulary"), s.vocab_size)
+        stories = read_stories(folder, "train", kept["train"], "building the vocabulary")
+        tok = make(stories, s.vocab_size)
         if (size := tok.vocab_size) < s.vocab_size:
             print(f"the stories give only {size:,} tokens, fewer than vocab_size={s.vocab_size}")
-    tok.save(folder / "tokenizer.json")
+    write_vocabulary(folder, tok)
     return {
         "source": source.origin,
         "revision": source.revision,
         "tokenizer": {name: getattr(tok, name) for name in ("kind", "vocab_size", "end_of_text")},
-        "splits": {split: write_tokens(tok, folder, split) for split in SPLITS},
+        "splits": {split: write_tokens(tok, folder, split, kept[split]) for split in SPLITS},
         "cleaning": cleaning,
     }
 
 
-def write_stories(s: Settings, source: Source, folder: Path) -> dict[str, dict[str, int]]:
-    """Clean the stories of a source into a temporary file per split; returns counts by rule.
+def write_stories(s: Settings, source: Source, folder: Path) -> tuple[dict, dict]:
+    """Clean the stories of a source into a temporary file per split.
+
+    Returns, by split, how many stories each rule changed or dropped, and how many are left.
 
     They are read twice where a vocabulary is trained, and some sources are slow.
     """
-    applied = {}
+    applied, kept = {}, {}
     val_keys = set()
     for split in reversed(SPLITS):  # validation first, since its stories are excluded from train
         counts = Counter()
         stories = source.stories(split)
-        if s.clean:
+        if s.clean and not source.one_text:
             stories = cleaned(stories, split, source.instruct, val_keys, counts)
         num_kept = 0
         with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
-            for story in progress(stories, f"reading {split}", " stories"):
+            total = source.count(split)
+            for story in progress(stories, f"reading {split}", " stories", total=total):
                 file.write(json.dumps(story) + "\n")
                 num_kept += 1
                 if split == "train" and num_kept == s.max_stories:
@@ -159,16 +204,17 @@ def write_stories(s: Settings, source: Source, folder: Path) -> dict[str, dict[s
         if not num_kept:
             raise UserError(f"{source.origin}: no {split} story is left; see --clean")
         applied[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
-    return applied
+        kept[split] = num_kept
+    return applied, kept
 
 
-def read_stories(folder: Path, split: str, desc: str) -> Iterator[str]:
+def read_stories(folder: Path, split: str, count: int, desc: str) -> Iterator[str]:
     """The stories that `write_stories` kept, with a progress bar."""
     with open(folder / f"{split}.jsonl", encoding="utf-8") as file:
-        yield from progress(map(json.loads, file), desc, " stories")
+        yield from progress(map(json.loads, file), desc, " stories", total=count)
 
 
-def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
+def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str, count: int) -> dict:
     """Write a split's .bin, on all cores, in place of its .jsonl; returns its meta.json entry."""
     byte_lengths = tok.byte_lengths()
 
@@ -176,7 +222,7 @@ def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
         ids = tok.encode_stories(batch)
         return ids, len(batch), int(byte_lengths[ids].sum())
 
-    batches = tokenizer.batches(read_stories(folder, split, f"tokenizing {split}"))
+    batches = tokenizer.batches(read_stories(folder, split, count, f"tokenizing {split}"))
     with SplitWriter(folder / f"{split}.bin") as writer:
         for ids, stories, text_bytes in tokenizer.parallel_map(encode, batches):
             writer.write(ids, stories, text_bytes)
@@ -184,14 +230,54 @@ def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str) -> dict:
     return writer.metadata()
 
 
-def summary(meta: dict) -> str:
-    """A dataset in one line."""
-    parts = []
+def print_summary(s: Settings, folder: Path, meta: dict) -> None:
+    """Print what a dataset holds and what cleaning did, in lines of at most 80 characters."""
     for split in SPLITS:
-        counts = meta["splits"][split]
-        parts.append(f"{split} {counts['stories']:,} stories, {counts['tokens']:,} tokens")
-    train = meta["splits"]["train"]
-    return "; ".join(parts) + f"; {train['bytes'] / train['tokens']:.2f} bytes per token"
+        counts, path = meta["splits"][split], folder / f"{split}.bin"
+        size = f"{short_count(path.stat().st_size)}B"
+        texts = num_stories(counts["stories"])
+        print(f"  {path.name:9}  {texts}, {counts['tokens']:,} tokens, {size}")
+    train, kind = meta["splits"]["train"], meta["tokenizer"]["kind"]
+    density = f"{train['bytes'] / train['tokens']:.2f} bytes per token"
+    print(f"  vocabulary {meta['tokenizer']['vocab_size']:,} ids ({kind}), {density}")
+    if s.separator is None:
+        print("  each file is one text, taken as it is, without cleaning")
+    for split in SPLITS:
+        rules = meta["cleaning"][split]
+        dropped = {rule: n for rule, n in rules.items() if RULES[rule].startswith("dropped")}
+        total, read = sum(dropped.values()), sum(dropped.values(), meta["splits"][split]["stories"])
+        if dropped:
+            print(f"dropped from {split}: {total:,} of {num_stories(read)}")
+            print_rules(dropped)
+        if repaired := {rule: n for rule, n in rules.items() if rule not in dropped}:
+            print(f"repaired in {split}:")
+            print_rules(repaired)
+        if 2 * total > read:
+            print("--clean=False keeps all of them as they are")
+
+
+def print_rules(counts: dict[str, int]) -> None:
+    """A line for each rule."""
+    for rule, count in counts.items():
+        print(f"{count:9,}  {RULES[rule].removeprefix('dropped').lstrip(', ')}")
+
+
+def num_stories(count: int) -> str:
+    return "1 story" if count == 1 else f"{count:,} stories"
+
+
+def print_next(s: Settings) -> None:
+    print("train on it with:")
+    print("\n".join(f"  {command}" for command in training_commands(str(s.dataset))))
+
+
+def training_commands(dataset: str) -> list[str]:
+    """How to train on a dataset: with the configs that are made for it, or without one."""
+    line = re.compile(rf'^dataset = "{re.escape(dataset)}"', re.MULTILINE)
+    configs = sorted((ROOT / "config").glob("*.py"))
+    fitting = [path.name for path in configs if line.search(path.read_text(encoding="utf-8"))]
+    commands = [f"python train.py config/{name}" for name in fitting]
+    return commands or [f"python train.py --dataset={shlex.quote(dataset)}"]
 
 
 if __name__ == "__main__":

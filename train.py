@@ -175,6 +175,8 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     """
     resumed = s.init_from == "resume"
     data = dataset.open_dataset(s.dataset, s.block_size, docs)
+    if s.story_mask and data.tokenizer.end_of_text is None:
+        raise UserError(f"story_mask: {s.dataset} has no end of text between stories")
     if saved:
         run.check_same_data(saved, data, resumed)
     hardware = device.select_hardware(s.device, s.dtype, processes.LOCAL_RANK)

@@ -1,12 +1,16 @@
 """The .bin format, and which windows of tokens make a batch."""
 
+import pickle
+import shutil
+
 import numpy as np
 import pytest
+from conftest import SMALL, command, complaint
 
 from configurator import UserError
-from tinystories.dataset import SplitWriter, TokenFile, WindowSampler
+from tinystories.dataset import SplitWriter, TokenFile, WindowSampler, open_dataset
 from tinystories.files import sha256_of
-from tinystories.tokenizer import STORY_PATTERN, Tokenizer
+from tinystories.tokenizer import STORY_PATTERN, Tokenizer, write_meta_pkl
 
 
 def bin_of(folder, ids):
@@ -133,3 +137,125 @@ def test_padded_batches_all_have_the_same_size_and_the_same_targets(tmp_path):
     targets = np.concatenate([y[y >= 0] for _, y in batches])
     assert targets.tolist() == list(range(1, 50))
     assert [len(x) for x, _ in file.batches(starts, 4)] == [4, 3]
+
+
+# Datasets of other repos --------------------------------------------------------------------
+
+
+def nanogpt_dataset(folder, text):
+    """What nanoGPT's data/shakespeare_char/prepare.py writes."""
+    characters = sorted(set(text))
+    stoi = {character: id for id, character in enumerate(characters)}
+    for split in ("train", "val"):
+        np.array([stoi[c] for c in text], dtype=np.uint16).tofile(folder / f"{split}.bin")
+    meta = {"vocab_size": len(stoi), "itos": dict(enumerate(characters)), "stoi": stoi}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+
+
+def bins_of(folder, ids, dtype="<u2"):
+    for split in ("train", "val"):
+        np.asarray(ids).astype(dtype).tofile(folder / f"{split}.bin")
+
+
+def refused(folder) -> str:
+    with pytest.raises(UserError) as error:
+        open_dataset(str(folder), block_size=8)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_dataset_of_nanogpt_opens_in_its_own_characters(tmp_path):
+    text = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak!\n" * 40
+    nanogpt_dataset(tmp_path, text)
+    data = open_dataset(str(tmp_path), block_size=8)
+    assert data.tokenizer.vocab_size == len(set(text))
+    assert list(data.val.stories(data.tokenizer)) == [text]
+    assert "nanoGPT's meta.pkl" in data.note
+
+
+def test_a_tokenizer_json_without_meta_json_is_used(tmp_path):
+    bins_of(tmp_path, [*b"Once upon a time.", END] * 100)
+    BYTES.save(tmp_path / "tokenizer.json")
+    write_meta_pkl(tmp_path / "meta.pkl", BYTES)  # which does not win over tokenizer.json
+    data = open_dataset(str(tmp_path), block_size=8)
+    assert data.tokenizer.fingerprint == BYTES.fingerprint
+    assert "tokenizer.json" in data.note
+
+
+def test_a_tokenizer_json_of_others_is_refused(tmp_path):
+    bins_of(tmp_path, range(9))
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    assert "tokenizer.json is not a complete tokenizer (not written by" in refused(tmp_path)
+
+
+def test_ids_of_32_bits_are_named(tmp_path):
+    BYTES.save(tmp_path / "tokenizer.json")
+    bins_of(tmp_path, [*b"Once upon a time.", END] * 100, "<u4")
+    assert "train.bin holds ids of 32 bits (every second number of 16 bits is 0)" in refused(
+        tmp_path
+    )
+    bins_of(tmp_path, np.arange(40_000, 80_000), "<u4")  # of a larger vocabulary
+    assert "holds ids of 32 bits" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("magic", "advice"), [(20240520, "tail -c +1025 train.bin"), (20240801, "prepare.py")]
+)
+def test_the_header_of_llm_c_is_named(tmp_path, magic, advice):
+    BYTES.save(tmp_path / "tokenizer.json")
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, 1, 1000
+    (tmp_path / "val.bin").write_bytes(bytes(2000))
+    (tmp_path / "train.bin").write_bytes(header.tobytes() + bytes(2000))
+    message = refused(tmp_path)
+    assert "train.bin is a file of llm.c" in message and advice in message
+
+
+def foreign(folder, ids) -> TokenFile:
+    """A .bin whose ids are assumed to be GPT-2's."""
+    return TokenFile(bin_of(folder, ids), vocab_size=50_257, block_size=8)
+
+
+def test_ids_far_below_the_vocabulary_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    with pytest.raises(UserError, match=r"only ids up to 64 .* too few for 50,257; add its meta"):
+        foreign(tmp_path, rng.integers(0, 65, 100_000)).check_foreign()
+    foreign(tmp_path, rng.integers(0, 65, 900)).check_foreign()  # too short to tell
+    foreign(tmp_path, rng.integers(0, 50_257, 100_000)).check_foreign()
+
+
+def test_only_some_places_of_a_large_file_are_looked_at(tmp_path):
+    path = tmp_path / "train.bin"
+    with open(path, "wb") as file:
+        file.truncate(2**33)  # 8 GB of zeros that take no room
+    with pytest.raises(UserError, match="only ids up to 0"):
+        TokenFile(path, vocab_size=50_257, block_size=8).check_foreign()
+
+
+@pytest.mark.slow
+def test_a_dataset_of_nanogpt_trains_and_its_run_samples_without_the_data(tmp_path):
+    data, out = tmp_path / "shakespeare_char", tmp_path / "run"
+    data.mkdir()
+    nanogpt_dataset(data, "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 40)
+    told = command("train.py", f"--dataset={data}", f"--out_dir={out}", *SMALL, "--max_iters=2")
+    assert "the vocabulary is that of nanoGPT's meta.pkl" in told.stdout
+    measuring = ("evaluate.py", f"--out_dir={out}", "--device=cpu")
+    assert "bits per byte" in command(*measuring, "--what=loss").stdout
+    assert "no minimal pair can be written" in complaint_of(*measuring, "--what=pairs")
+    shutil.rmtree(data)
+    options = ("sample.py", f"--out_dir={out}", "--device=cpu", "--max_new_tokens=40")
+    text = command(*options, "--num_samples=1", "--start=Before we").stdout
+    assert text.startswith("Before we") and len(text) == len("Before we") + 40 + 1
+    assert "the character '7' is not in the vocabulary" in complaint_of(*options, "--start=7")
+
+
+def complaint_of(*args) -> str:
+    """The last line of a command that ends with status 2 after it has named its model."""
+    return command(*args, status=2).stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_stories_cannot_be_masked_where_they_have_no_end(tmp_path):
+    nanogpt_dataset(tmp_path, "To be, or not to be.\n" * 100)
+    options = [f"--dataset={tmp_path}", f"--out_dir={tmp_path / 'run'}", "--story_mask=True"]
+    assert "has no end of text between stories" in complaint("train.py", *options, *SMALL)

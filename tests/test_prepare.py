@@ -1,6 +1,8 @@
 """prepare.py from the outside: what it writes, keeps, drops, counts, and leaves alone."""
 
 import json
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -9,11 +11,17 @@ import numpy as np
 import pytest
 from conftest import ROOT, command, complaint
 
+import prepare as prepare_script
+from configurator import UserError
 from tinystories.stories import storybook
+from tinystories.stories.cleaning import RULES
 from tinystories.stories.files import SEPARATOR
 from tinystories.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
+needs_gpt2 = pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"
+)
 
 STORY = "{} the {} went to the river and sat down on a warm stone. The sun came out at last."
 NAMES = ["Ann", "Bo", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kit", "Lu"]
@@ -81,8 +89,11 @@ def test_every_rule_that_applied_is_counted_printed_and_recorded(tmp_path):
         **{"starts_midway": 1, "ends_midway": 1, "duplicate": 1, "in_validation": 1},
     }
     assert cleaning["val"] == {"empty": 1}  # validation is repaired and otherwise left alone
+    assert "dropped from train: 6 of 28 stories" in done.stdout
+    assert "dropped from val: 1 of 10 stories" in done.stdout
     for rule in cleaning["train"]:
-        assert re.search(rf"train +1  {rule}: ", done.stdout)
+        (what,) = re.findall(r"(?:dropped,? )?(.*)", RULES[rule])[:1]
+        assert f"\n        1  {what}\n" in done.stdout
     kept = stories_in(tmp_path / "data", "train")
     assert kept[:20] == STORIES[:20] and len(kept) == 22
     assert '"I am hungry," said the fox' in kept[-1]
@@ -153,6 +164,84 @@ def test_interrupted_it_leaves_no_half_made_dataset(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
     assert done.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_printed_fits_80_columns_and_ends_with_the_next_command(tmp_path):
+    texts = [*STORIES, STORIES[0], "Too short.", f"{STORIES[0]}  “Yes,”   she\tsaid…", "cut of"] * 9
+    source = write(tmp_path / "all.txt", texts)
+    folder = tmp_path / "a dataset"
+    for expected in ("prepared in ", "is already prepared"):
+        done = prepare(folder, source, "--val_fraction=0.3")
+        assert expected in done.stdout
+        lines = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
+        assert len(lines) > 5 and max(map(len, lines)) <= 80
+        assert done.stdout.splitlines()[-1].strip() == f"python train.py --dataset='{folder}'"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "commands"),
+    [
+        ("storybook_bpe1024", ["python train.py config/storybook_1m.py"]),
+        ("tinystories", ["python train.py config/tinystories_30m.py"]),
+        ("mine", ["python train.py --dataset=mine"]),
+    ],
+)
+def test_the_next_command_has_the_config_that_fits(dataset, commands):
+    assert prepare_script.training_commands(dataset) == commands
+
+
+def test_one_text_is_prepared_as_it_is(tmp_path):
+    text = "".join(f"def f{n}():\n    return  'x' # {n}\n\n\n" for n in range(500))
+    source = write(tmp_path / "code.py", [text])
+    done = prepare(tmp_path / "data", source, "--separator=none", "--val_fraction=0.1")
+    (train,), (val,) = (stories_in(tmp_path / "data", split) for split in ("train", "val"))
+    assert train + val == text and 0.09 < len(val) / len(text) < 0.11
+    assert "train.bin  1 story, " in done.stdout and "without cleaning" in done.stdout
+
+
+def test_a_separator_may_be_written_with_escapes(tmp_path):
+    source = str(tmp_path / "mine.txt")
+    (tmp_path / "mine.txt").write_text("\n\n".join(STORIES))
+    prepare(tmp_path / "data", source, r"--separator=\n\n", "--val_fraction=0.3")
+    train, val = (stories_in(tmp_path / "data", split) for split in ("train", "val"))
+    assert sorted(train + val) == sorted(STORIES)
+
+
+def test_nanogpt_finds_the_vocabulary_beside_the_ids(tmp_path):
+    source = write(tmp_path / "all.txt", STORIES)
+    prepare(tmp_path / "data", source, "--val_fraction=0.3")
+    saved = pickle.loads((tmp_path / "data" / "meta.pkl").read_bytes())
+    assert saved["vocab_size"] == meta(tmp_path / "data")["tokenizer"]["vocab_size"]
+
+
+@needs_gpt2
+def test_beside_ids_of_gpt2_there_is_no_meta_pkl(tmp_path):
+    source = write(tmp_path / "all.txt", STORIES)
+    folder = tmp_path / "data"
+    command("prepare.py", f"--source={source}", f"--dataset={folder}", "--val_fraction=0.3")
+    assert not (folder / "meta.pkl").exists()
+    options = ("--overwrite=True", "--vocab_size=300", "--val_fraction=0.3")
+    done = command("prepare.py", f"--source={source}", f"--dataset={folder}", *options)
+    assert (folder / "meta.pkl").exists()
+    assert "the 300 tokens of GPT-2's that the stories use most" in done.stdout
+
+
+def test_a_dataset_of_a_version_with_fewer_settings_is_recognized(tmp_path):
+    source = str(tmp_path / "a.jsonl")
+    lines = [json.dumps({"tale": story}) + "\n" for story in STORIES]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    prepare(tmp_path / "data", source, "--column=tale", "--val_fraction=0.3")
+    written = meta(tmp_path / "data")
+    del written["settings"]["separator"], written["settings"]["column"]
+    written["settings"]["text_field"] = "tale"
+    (tmp_path / "data" / "meta.json").write_text(json.dumps(written))
+    again = prepare(tmp_path / "data", source, "--text_field=tale", "--val_fraction=0.3")
+    assert "already prepared" in again.stdout
+
+
+def test_a_file_without_its_setting_is_answered_with_the_command():
+    with pytest.raises(UserError, match=r"python prepare.py --source='my tales.txt'$"):
+        prepare_script.Settings.bare_argument("my tales.txt")
 
 
 def peak_memory(folder, stories: int) -> int:

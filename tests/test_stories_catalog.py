@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from story_files import FOX, HEN, OWL, STORIES, lines_of, many, mistake, write
 
-from tinystories.stories.catalog import open_source
+from tinystories.stories.catalog import is_on_hub, open_source
 
 # Train and validation -----------------------------------------------------------------------
 
@@ -65,6 +65,20 @@ def test_opening_text_needs_none_of_the_big_libraries(tmp_path):
     assert out.strip() == "set()"
 
 
+@pytest.mark.parametrize(
+    ("source", "on_hub"),
+    [
+        *[("tinystories", True), ("owner/name", True), ("owner/name.v1/en", True)],
+        *[("storybook", False), ("name", False), ("mine/fox.txt", False), ("mine/*.txt", False)],
+        *[("tests/nothing", False), ("./owner/name", False), ("/owner/name", False)],
+        *[("~/name", False), ("owner/fox.txt.gz", False)],
+    ],
+)
+def test_an_id_on_the_hub_is_told_from_a_path(monkeypatch, source, on_hub):
+    monkeypatch.chdir(ROOT)
+    assert is_on_hub(source) == on_hub
+
+
 # Mistakes -----------------------------------------------------------------------------------
 
 
@@ -84,5 +98,5 @@ def test_a_fraction_that_leaves_nothing_for_a_split(tmp_path, fraction, split):
 
 
 def test_settings_that_do_not_go_together():
-    assert "go with files of your own" in mistake("storybook", text_field="text")
+    assert "do not go with storybook" in mistake("storybook", column="text")
     assert "--source=storybook" in mistake("tinystories", count=10)

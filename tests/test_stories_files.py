@@ -1,12 +1,16 @@
 """Stories from files: every format, and what is said of a damaged file."""
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from conftest import ROOT
@@ -14,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from story_files import FOX, HEN, OWL, STORIES, lines_of, many, mistake, read, write
 
+from configurator import UserError
 from tinystories.stories import files
 from tinystories.stories.catalog import open_source
 from tinystories.stories.cleaning import clean_story, digest
@@ -85,7 +90,7 @@ def test_parquet_in_a_folder_with_odd_letters(tmp_path):
 
 def test_the_column_can_be_named(tmp_path):
     path = write(tmp_path / "a.jsonl", lines_of(STORIES, "tale"))
-    assert read(path, text_field="tale") == STORIES
+    assert read(path, column="tale") == STORIES
 
 
 def test_the_separator_inside_a_json_text_is_text(tmp_path):
@@ -130,6 +135,161 @@ def test_a_half_character_from_json_does_not_stop_anything(tmp_path):
     assert clean_story(f"{FOX} {broken}") == (None, ("unrepairable",))
 
 
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_text_may_be_compressed(tmp_path, ending, kind):
+    texts = many(3000)
+    text = lines_of(texts) if kind == "jsonl" else "\n<|endoftext|>\n".join(texts)
+    path = write(tmp_path / f"tales.{kind}.{ending}", compressed(text.encode(), ending))
+    assert read(path) == texts
+    assert open_source(path).name == "tales"
+    write(Path(path), compressed(text.encode(), ending)[:2000])
+    assert f"cannot decompress {path}" in mistake(path)
+    write(Path(path), b"no such compression")
+    assert f"cannot decompress {path}" in mistake(path)
+
+
+def compressed(data: bytes, ending: str) -> bytes:
+    if ending == "zst":
+        return pyarrow.compress(data, "zstd", asbytes=True)
+    return {"gz": gzip, "bz2": bz2, "xz": lzma}[ending].compress(data)
+
+
+def write_arrow(path: Path, table: pyarrow.Table, new=pyarrow.ipc.new_stream) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+@pytest.mark.parametrize("new", [pyarrow.ipc.new_stream, pyarrow.ipc.new_file])
+def test_arrow(tmp_path, new):
+    table = pyarrow.table({"id": [1, 2, 3], "text": STORIES})
+    write_arrow(tmp_path / "a.arrow", table, new)
+    assert read(str(tmp_path / "a.arrow")) == STORIES
+    path = write(tmp_path / "b.arrow", (tmp_path / "a.arrow").read_bytes()[:-300])
+    assert f"cannot read {path}" in mistake(path, val_source=path)
+
+
+def test_a_folder_of_save_to_disk(tmp_path):
+    write(tmp_path / "state.json", "{}")
+    for n, texts in enumerate([[FOX, OWL], [HEN]]):
+        table = pyarrow.table({"text": texts})
+        write_arrow(tmp_path / f"data-0000{n}-of-00002.arrow", table)
+    assert read(str(tmp_path), val_fraction=0.1) == STORIES
+    assert "no column tale; name one with --column" in mistake(str(tmp_path), column="tale")
+
+
+def test_a_folder_of_save_to_disk_with_splits(tmp_path):
+    write(tmp_path / "dataset_dict.json", '{"splits": ["train", "validation", "test"]}')
+    for split, text in (("train", FOX), ("validation", OWL), ("test", HEN)):
+        write(tmp_path / split / "state.json", "{}")
+        write_arrow(tmp_path / split / "data-00000-of-00001.arrow", pyarrow.table({"text": [text]}))
+    source = open_source(str(tmp_path))
+    assert list(source.stories("train")) == [FOX]
+    assert list(source.stories("val")) == [OWL]
+
+
+# Separators ---------------------------------------------------------------------------------
+
+
+def test_stories_may_have_another_separator(tmp_path):
+    path = write(tmp_path / "a.txt", f"{FOX}\n\n{OWL}\n\n\n{FOX}\n")
+    assert read(path, separator="\n\n") == [FOX, OWL, FOX]
+    path = write(tmp_path / "b.txt", f"{FOX}\r\n\r\n{OWL}\r\n")
+    assert read(path, separator="\n\n") == [FOX, OWL]
+    path = write(tmp_path / "c.log", f"{FOX} ### {OWL}")
+    assert read(path, separator=" ### ") == [FOX, OWL]
+
+
+@pytest.mark.parametrize("name", ["book.txt", "code.py"])
+def test_a_file_may_be_one_text_whose_end_is_validation(tmp_path, name):
+    text = "".join(f"{n}\tA line,  with odd spaces.\r\n" for n in range(1000))
+    source = open_source(write(tmp_path / name, text), separator=None, val_fraction=0.1)
+    (train,), (val,) = source.stories("train"), source.stories("val")
+    assert train + val == text
+    assert train.endswith("\n") and abs(len(val) - 0.1 * len(text)) < 40
+    assert source.one_text
+
+
+@pytest.mark.parametrize(
+    ("text", "train"),
+    [("word " * 100, "word " * 90), ("x" * 100, "x" * 90), ("a\n" + "b c " * 9, "a\n")],
+)
+def test_one_text_is_cut_at_a_line_or_a_word_where_there_is_one(tmp_path, text, train):
+    path = write(tmp_path / "a.txt", text)
+    source = open_source(path, separator=None, val_fraction=0.1)
+    assert [*source.stories("train"), *source.stories("val")] == [train, text[len(train) :]]
+
+
+def test_each_file_of_several_is_one_text(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.txt", f"{name}\n" * 100)
+    source = open_source(str(tmp_path / "*.txt"), separator=None, val_fraction=0.1)
+    assert [set(text) for text in source.stories("train")] == [{"a", "\n"}, {"b", "\n"}]
+    assert [len(text) for text in source.stories("val")] == [20, 20]
+
+
+def test_a_text_that_memory_does_not_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_TEXT", 50)
+    path = write(tmp_path / "a.txt", FOX)
+    assert "more than 50 characters; cut it into files" in mistake(path, separator=None)
+
+
+def test_a_separator_does_not_go_with_tables(tmp_path):
+    path = write(tmp_path / "a.jsonl", lines_of(STORIES))
+    assert "--separator goes with text files" in mistake(path, separator=None)
+
+
+# How many there are -------------------------------------------------------------------------
+
+
+def test_the_count_for_the_progress_bar_comes_near(tmp_path):
+    texts = many(100)
+    paths = [
+        write(tmp_path / "a.txt", "\n<|endoftext|>\n".join(texts)),
+        write(tmp_path / "a.jsonl", lines_of(texts)),
+        str(tmp_path / "a.parquet"),
+    ]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), paths[-1])
+    for path in paths:
+        source = open_source(path, val_fraction=0.2)
+        assert abs(source.count("train") - 80) <= 1 and abs(source.count("val") - 20) <= 1
+    assert open_source("storybook", count=200, val_fraction=0.1).count("train") == 180
+
+
+# Splits by name -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train.csv", "test.csv"], {"train": ["train.csv"], "val": ["test.csv"]}),
+        (["a/val-0.json", "a/train-0.json", "a/test-0.json"], {"train": ["a/train-0.json"]}),
+        (["b.jsonl.gz", "a.jsonl.gz"], {"train": ["a.jsonl.gz", "b.jsonl.gz"]}),
+        (["data/train-0.parquet", "train.txt"], {"train": ["data/train-0.parquet"]}),
+        (
+            ["training/dev.csv", "strain.csv"],
+            {"train": ["strain.csv"], "val": ["training/dev.csv"]},
+        ),
+        (["train/0.arrow", "train/1.arrow"], {"train": ["train/0.arrow", "train/1.arrow"]}),
+        (["a.json", "dataset_infos.json", "README.md"], {"train": ["a.json"]}),
+    ],
+)
+def test_splits_are_found_by_the_names_of_files(names, splits):
+    found = files.find_splits(names, "owner/name")
+    assert {split: found[split] for split in splits} == splits
+    assert ("val" in found) == any("val" in n or "dev" in n or "test" in n for n in names)
+
+
+def test_names_of_no_or_of_many_datasets_are_refused():
+    with pytest.raises(UserError, match="owner/name has no training files"):
+        files.find_splits(["README.md", "test.csv"], "owner/name")
+    names = ["de/train-0.csv", "en/train-0.csv"]
+    with pytest.raises(UserError, match="several datasets, de, en: name one, as owner/name/de"):
+        files.find_splits(names, "owner/name")
+    assert files.find_splits(names, "owner/name", any_folder=True) == {"train": names}
+
+
 # Mistakes -----------------------------------------------------------------------------------
 
 
@@ -160,13 +320,15 @@ def test_the_place_counts_all_bytes_of_a_long_file(tmp_path, monkeypatch):
 
 def test_a_text_file_without_separators_is_refused(tmp_path):
     path = write(tmp_path / "a.txt", "\n".join(STORIES))
-    assert "write a line <|endoftext|> between stories" in mistake(path)
+    said = mistake(path)
+    assert "one single story, with no '<|endoftext|>' in it" in said
+    assert "'\\n\\n', or --separator=none" in said
 
 
 def test_an_endless_story_is_refused_before_memory_runs_out(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_CHARS", 10_000)
     monkeypatch.setattr(files, "CHUNK", 1_000)
-    assert "without a line <|endoftext|>" in mistake(write(tmp_path / "a.txt", FOX * 200))
+    assert "without '<|endoftext|>'" in mistake(write(tmp_path / "a.txt", FOX * 200))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
@@ -205,8 +367,8 @@ def test_a_missing_column_is_named_in_tables_too(tmp_path, ending):
         write(path, "id,tale\n1,x\n")
     else:
         pyarrow.parquet.write_table(pyarrow.table({"id": [1], "tale": ["x"]}), path)
-    assert "no column saga; name one with --text_field, there are: id, tale" in mistake(
-        str(path), text_field="saga"
+    assert "no column saga; name one with --column, there are: id, tale" in mistake(
+        str(path), column="saga"
     )
 
 

@@ -165,6 +165,60 @@ def test_tinystories_clean_is_split_by_row(tmp_path):
     assert result["test"] == texts[:10_000]
 
 
+STORY_SETS = "someone/story-sets"
+
+
+def test_any_dataset_with_a_text_column_is_a_source_by_its_id(tmp_path):
+    files = {
+        "README.md": b"# Stories",
+        "data/train-00000-of-00001.parquet": parquet([story(1), story(2)]),
+        "data/test-00000-of-00001.parquet": parquet([story(3)]),
+    }
+    with serving({STORY_SETS: files}) as hub:
+        result = fetch(hub, tmp_path, STORY_SETS, "train", "val")
+        assert result["revision"] == hub.commit(STORY_SETS)
+    assert result["train"] == [story(1), story(2)]
+    assert result["val"] == [story(3)]
+    assert fetch(hub, tmp_path, STORY_SETS, "train", "val") == result  # the server has gone
+
+
+def test_a_dataset_without_validation_is_split_by_hash(tmp_path):
+    texts = [story(n) for n in range(1000)]
+    with serving({STORY_SETS: {"stories.parquet": parquet(texts)}}) as hub:
+        result = fetch(hub, tmp_path, STORY_SETS, "train", "val")
+    assert sorted(result["train"] + result["val"]) == sorted(texts)
+    assert 1 <= len(result["val"]) < 40 and result["revision"]
+
+
+def test_a_folder_of_a_repository_may_be_named(tmp_path):
+    files = {
+        f"{name}/train-0.parquet": parquet([story(n)]) for n, name in enumerate(("big", "small"))
+    }
+    with serving({STORY_SETS: files}) as hub:
+        assert f"name one, as {STORY_SETS}/big" in mistake(fetch(hub, tmp_path, STORY_SETS))
+        result = fetch(hub, tmp_path, f"{STORY_SETS}/small", "train")
+        assert not [asked for asked in hub.requests if "big" in asked and "/resolve/" in asked]
+    assert result["train"] == [story(1)]
+
+
+def test_the_id_of_tinystories_is_the_same_as_its_name(tmp_path):
+    files = {
+        "data/train-00000-of-00001.parquet": parquet([story(1)]),
+        "data/validation-00000-of-00001.parquet": parquet([story(5)]),
+        "TinyStories-train.txt": b"not this one",
+    }
+    with serving({TINYSTORIES: files}) as hub:
+        by_id, by_name = (
+            fetch(hub, tmp_path, name, "train", "val") for name in (TINYSTORIES, "tinystories")
+        )
+    assert by_id == by_name and by_id["train"] == [story(1)]
+
+
+def test_an_id_that_is_not_there_is_named(tmp_path):
+    with serving({}) as hub:
+        assert "cannot get no-one/nothing from" in mistake(fetch(hub, tmp_path, "no-one/nothing"))
+
+
 # Revisions ----------------------------------------------------------------------------------
 
 

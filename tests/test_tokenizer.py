@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -19,11 +20,14 @@ from configurator import ROOT, UserError
 from tinystories.tokenizer import (
     END_OF_TEXT,
     MAX_ENCODE_CHARS,
+    CharTokenizer,
     Tokenizer,
     _select_tokens,
     gpt2,
     gpt2_top,
+    read_meta_pkl,
     train_bpe,
+    write_meta_pkl,
 )
 
 needs_gpt2 = pytest.mark.skipif(
@@ -451,3 +455,107 @@ def test_real_stories_are_encoded_as_by_tiktoken(real_stories):
     assert gpt2().encode_stories(real_stories[:2000]).tolist() == [
         i for ids in theirs for i in [*ids, 50_256]
     ]
+
+
+# ----------------------------------------------------------------------- nanoGPT's characters
+
+
+def meta_of(text: str) -> dict:
+    """What nanoGPT's data/shakespeare_char/prepare.py writes to meta.pkl."""
+    characters = sorted(set(text))
+    return {
+        "vocab_size": len(characters),
+        "itos": dict(enumerate(characters)),
+        "stoi": {character: id for id, character in enumerate(characters)},
+    }
+
+
+def characters_of(folder: Path, meta: object) -> CharTokenizer:
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return read_meta_pkl(folder / "meta.pkl")
+
+
+def test_the_characters_of_a_meta_pkl_keep_their_ids(tmp_path):
+    text = "The puddle – naïve 🐌\n"
+    meta = meta_of(text)
+    chars = characters_of(tmp_path, meta)
+    assert chars.vocab_size == meta["vocab_size"]
+    assert chars.encode(text) == [meta["stoi"][character] for character in text]
+    assert chars.decode(chars.encode(text)) == text
+    assert chars.byte_lengths()[chars.encode(text)].sum() == len(text.encode())
+
+
+def test_characters_have_no_end_of_text_and_generation_begins_with_a_line_break(tmp_path):
+    chars = characters_of(tmp_path, meta_of("ab\n"))
+    assert (chars.end_of_text, chars.first_id) == (None, chars.ids["\n"])
+    assert chars.decode(chars.encode_stories(["ab", "ba"])) == "ab\nba\n"
+    assert characters_of(tmp_path, meta_of("ba")).first_id == 0
+
+
+def test_a_saved_character_vocabulary_comes_back_the_same(tmp_path):
+    chars = characters_of(tmp_path, meta_of(STORIES[0]))
+    chars.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert (loaded.kind, loaded.fingerprint) == ("char", chars.fingerprint)
+    assert loaded.encode(STORIES[0]) == chars.encode(STORIES[0])
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    stored["ranks"][-2:] = stored["ranks"][:-3:-1]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="fingerprint does not match"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_a_character_that_has_no_id_is_named(tmp_path):
+    chars = characters_of(tmp_path, meta_of("abc"))
+    assert chars.can_encode("cab") and not chars.can_encode("cab 3")
+    with pytest.raises(UserError, match="the character '3' is not in the vocabulary"):
+        chars.encode("ab3")
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+BAD_META = {
+    "code": pickle.dumps(meta_of("ab") | {"more": Bomb()}),
+    "code in front": b"cos\nmkdir\n(Vexploded\ntR." + pickle.dumps(meta_of("ab")),
+    "an extension": b"\x80\x02\x82\x01.",
+    "an object's state": b"\x80\x02}}b.",
+    "a memo of gigabytes": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "cut short": pickle.dumps(meta_of("ab"))[:-9],
+    "empty": b"",
+    "no pickle": b"once upon a time",
+    "a list": pickle.dumps([1, 2]),
+    "the size alone": pickle.dumps({"vocab_size": 50304}),
+    "a size too large": pickle.dumps(meta_of("ab") | {"vocab_size": 3}),
+    "no size": pickle.dumps(meta_of("ab") | {"vocab_size": "2"}),
+    "no characters": pickle.dumps({"vocab_size": 0, "itos": {}, "stoi": {}}),
+    "words": pickle.dumps({"vocab_size": 1, "itos": {0: "ab"}, "stoi": {"ab": 0}}),
+    "two that differ": pickle.dumps(meta_of("ab") | {"stoi": {"a": 1, "b": 0}}),
+    "half a character": pickle.dumps(meta_of("\ud800b")),
+}
+
+
+@pytest.mark.parametrize("content", BAD_META.values(), ids=BAD_META)
+def test_a_meta_pkl_that_is_no_vocabulary_is_refused_and_never_executed(
+    tmp_path, monkeypatch, content
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meta.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=r"meta\.pkl is not a vocabulary of characters") as refused:
+        read_meta_pkl(tmp_path / "meta.pkl")
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["meta.pkl"]
+
+
+@every_kind
+def test_nanogpt_reads_prompts_and_ids_with_our_meta_pkl(tokenizer, tmp_path):
+    write_meta_pkl(tmp_path / "meta.pkl", tokenizer)
+    meta = pickle.loads((tmp_path / "meta.pkl").read_bytes())  # as nanoGPT does
+    assert meta["vocab_size"] == tokenizer.vocab_size
+    prompt = "\nOnce upon a time, 3 geese"
+    ids = [meta["stoi"][character] for character in prompt]  # its encode
+    assert tokenizer.decode(ids) == prompt
+    ids = [*tokenizer.encode(STORIES[0]), tokenizer.end_of_text]
+    assert "".join(meta["itos"][id] for id in ids) == STORIES[0] + END_OF_TEXT  # its decode

@@ -1,9 +1,9 @@
 """Datasets: the .bin format, its metadata, the stories in it, and which windows make a batch.
 
 data/<dataset>/ holds train.bin and val.bin (little-endian uint16 ids, nothing else; every story
-is followed by the end-of-text id), meta.json (sources, counts, checksums) and tokenizer.json. A
-.bin of any other nanoGPT-style repo trains here too, and ours there. A window is a sequence of
-block_size tokens: what the model is trained on and what it sees at once.
+is followed by the end-of-text id), meta.json (sources, counts, checksums), tokenizer.json and, for
+nanoGPT, meta.pkl. Its datasets train here too, and ours there. A window is a sequence of block_size
+tokens: what the model is trained on and what it sees at once.
 """
 
 import functools
@@ -16,12 +16,14 @@ import numpy as np
 
 from configurator import ROOT, UserError
 from tinystories.files import read_json, sha256_of, write_json
-from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2
+from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2, read_meta_pkl, write_meta_pkl
 
 FORMAT = 1  # of meta.json
 SPLITS = ("train", "val")
 SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each split
 CHUNK = 2**22  # ids that are read at a time
+PROBES, PROBE = 16, 4096  # places of a foreign .bin that are looked at, ids at each
+LLM_C_MAGIC = {20240520: "GPT-2", 20240801: "Llama 3"}  # the first int32 of its .bin files
 
 
 class SplitWriter:
@@ -81,6 +83,13 @@ def read_meta(folder: Path) -> dict | None:
         return read_json(folder / "meta.json", is_valid, "prepare the dataset again")
     except FileNotFoundError:
         return None
+
+
+def write_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write tokenizer.json, and meta.pkl for nanoGPT, which assumes GPT-2's ids without it."""
+    tokenizer.save(folder / "tokenizer.json")
+    if tokenizer.vocab_size != GPT2_VOCAB_SIZE or tokenizer.kind != "gpt2":
+        write_meta_pkl(folder / "meta.pkl", tokenizer)
 
 
 class TokenFile:
@@ -154,11 +163,12 @@ class TokenFile:
         return np.linspace(0, last_start, min(count, last_start + 1)).astype(np.int64)
 
     def story_chunks(
-        self, end_of_text: int, size: int = CHUNK, start: int = 0, stop: int | None = None
+        self, end_of_text: int | None, size: int = CHUNK, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, int]]:
         """Bounds of chunks of whole stories, each of about `size` ids, in ids [start, stop).
 
         A chunk ends after an end of text; the last one, at `stop` or at the end of the file.
+        Where there is no such id (None), the file is one story.
         """
         stop = len(self) if stop is None else stop
         while start < stop:
@@ -171,7 +181,7 @@ class TokenFile:
             start = end
 
     def story_ids(
-        self, end_of_text: int, start: int = 0, stop: int | None = None
+        self, end_of_text: int | None, start: int = 0, stop: int | None = None
     ) -> Iterator[np.ndarray]:
         """The uint16 ids of each story in ids [start, stop), in order and in bounded memory.
 
@@ -191,6 +201,34 @@ class TokenFile:
         for ids in self.story_ids(tokenizer.end_of_text, start, stop):
             data = b"".join([token_bytes[i] for i in ids.tolist()])
             yield data.decode("utf-8", errors="replace")
+
+    def check_foreign(self) -> None:
+        """Raises UserError if a .bin without meta.json holds something else than it should.
+
+        Looks at the beginning and at some other places, not at the whole file.
+        """
+        magic = int.from_bytes(self.ids[:2].tobytes(), "little")
+        if magic in LLM_C_MAGIC:
+            advice = (
+                f"cut off the header: tail -c +1025 {self.path.name}"
+                if magic == min(LLM_C_MAGIC)
+                else "its ids of 32 bits do not fit here; prepare the text with prepare.py"
+            )
+            raise UserError(f"{self.path} is a file of llm.c, {LLM_C_MAGIC[magic]} ids; {advice}")
+        firsts = np.linspace(0, max(0, len(self) - PROBE), PROBES).astype(int) // 2 * 2
+        sample = np.stack([self.ids[first : first + min(PROBE, len(self))] for first in firsts])
+        low, high = sample[:, ::2], sample[:, 1::2]
+        if high.size >= 32 and high.max() < 3 <= low.max():
+            raise UserError(
+                f"{self.path} holds ids of 32 bits (every second number of 16 bits is "
+                f"{'0' if not high.any() else '0 to 2'}); they fit here as 16 bits, if below "
+                "65,536: numpy.fromfile(old, 'u4').astype('u2').tofile(new)"
+            )
+        if len(self) >= 1000 and (largest := int(sample.max())) < self.vocab_size // 8:
+            raise UserError(
+                f"{self.path} has only ids up to {largest:,} where it was looked at, too few for "
+                f"{self.vocab_size:,}; add its meta.pkl (nanoGPT) or tokenizer.json (prepare.py)"
+            )
 
     def check_ids(self, ids: np.ndarray, start: int) -> None:
         """Raises UserError if one of `ids`, which begin at position `start`, is out of range."""
@@ -249,6 +287,7 @@ class Dataset:
     val: TokenFile
     tokenizer: Tokenizer
     meta: dict | None  # None where the folder has no meta.json
+    note: str | None = None  # what is assumed without meta.json
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -261,28 +300,44 @@ class Dataset:
 
 
 def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dataset:
-    """Open data/<dataset>/; without meta.json its ids are assumed to be GPT-2's.
+    """Open data/<dataset>/.
 
-    `docs` are docstrings that may hold the command which prepares the dataset. Raises UserError if
-    the folder or a file is missing or damaged, or they do not fit together.
+    Without meta.json the vocabulary is that of tokenizer.json, else of nanoGPT's meta.pkl, else
+    GPT-2's. `docs` are docstrings that may hold the command which prepares the dataset. Raises
+    UserError if the folder or a file is missing or damaged, or they do not fit together.
     """
     folder = dataset_folder(dataset)
     if not folder.is_dir():
         raise UserError(missing_dataset_message(folder, docs))
-    meta = read_meta(folder)
-    vocab_size = meta["tokenizer"]["vocab_size"] if meta else GPT2_VOCAB_SIZE
-    files = [TokenFile(folder / f"{split}.bin", vocab_size, block_size) for split in SPLITS]
+    meta, note = read_meta(folder), None
+    if meta:
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        if tokenizer.vocab_size != meta["tokenizer"]["vocab_size"]:
+            raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
+    else:
+        tokenizer, note = foreign_tokenizer(folder)
+    files = [
+        TokenFile(folder / f"{split}.bin", tokenizer.vocab_size, block_size) for split in SPLITS
+    ]
     for split, file in zip(SPLITS, files, strict=True):
-        if meta and meta["splits"][split]["tokens"] != len(file):
+        if not meta:
+            file.check_foreign()
+        elif meta["splits"][split]["tokens"] != len(file):
             raise UserError(
                 f"{file.path} holds {len(file):,} tokens, but its meta.json says "
                 f"{meta['splits'][split]['tokens']:,}: prepare the dataset again"
             )
-    tokenizer = Tokenizer.load(folder / "tokenizer.json") if meta else gpt2()
-    if tokenizer.vocab_size != vocab_size:
-        raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
     train, val = files
-    return Dataset(folder, train, val, tokenizer, meta)
+    return Dataset(folder, train, val, tokenizer, meta, note)
+
+
+def foreign_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
+    """The vocabulary of a dataset without meta.json, and a line that says where it is from."""
+    if (path := folder / "tokenizer.json").exists():
+        return Tokenizer.load(path), "has no meta.json; the vocabulary is that of tokenizer.json"
+    if (path := folder / "meta.pkl").exists():
+        return read_meta_pkl(path), "has no meta.json; the vocabulary is that of nanoGPT's meta.pkl"
+    return gpt2(), "has no meta.json; assuming GPT-2 token ids"
 
 
 def missing_dataset_message(folder: Path, docs: Iterable[str]) -> str:

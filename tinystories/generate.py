@@ -78,8 +78,8 @@ def generate_stories(
 ) -> Iterator[list[Piece]]:
     """Generate `count` stories in one batch that all begin with `prompt`.
 
-    The prompt is preceded by end of text, as every story is in training. The same seed gives the
-    same stories, if count and the other arguments are the same too.
+    The prompt is preceded by the tokenizer's first_id: end of text, as every story is in training.
+    The same seed gives the same stories, if count and the other arguments are the same too.
 
     Args:
         model: in evaluation mode, or dropout stays active; faster from `prepare_for_generation`.
@@ -90,7 +90,7 @@ def generate_stories(
         the pieces that a new token adds, one per story. At the end comes one more list, which
         completes characters of which bytes are missing; not after max_chars.
     """
-    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    ids = [tokenizer.first_id, *tokenizer.encode(prompt)]
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(count)]
     ended, lengths = [False] * count, [0] * count
     new_ids = model.generate(

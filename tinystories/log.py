@@ -38,8 +38,8 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
     windows = s.batch_size * s.gradient_accumulation_steps
     epoch = WindowSampler(len(data.train), s.block_size, s.seed).windows_per_epoch / windows
     lines = [f"run: {s.out_dir} ({s.init_from})"]
-    if not data.meta:
-        lines.append(f"{data.folder} has no meta.json; assuming GPT-2 token ids")
+    if data.note:
+        lines.append(f"{data.folder} {data.note}")
     lines += [
         f"data: {s.dataset}, {len(data.train):,} tokens{stories.get('train', '')}",
         f"validation: {len(data.val):,} tokens{stories.get('val', '')}",

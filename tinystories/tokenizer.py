@@ -1,10 +1,11 @@
-"""Text to token ids and back: three byte-level BPE vocabularies.
+"""Text to token ids and back: three byte-level BPE vocabularies, and nanoGPT's characters.
 
     gpt2()                        GPT-2's own, 50,257 ids
     gpt2_top(stories, 10_000)     the GPT-2 tokens that the stories use most
     train_bpe(stories, 4096)      trained on the stories
+    read_meta_pkl(path)           the characters of a dataset that nanoGPT prepared
 
-tiktoken runs all three, so all encode equally fast, and all are lossless.
+tiktoken runs the first three, so they encode equally fast, and all of them are lossless.
 
 How a byte-pair encoding works: a pattern cuts the text into words; a word starts out as its UTF-8
 bytes; then, again and again, the two neighbours whose joint string has the lowest rank in the
@@ -16,8 +17,11 @@ Ranks 0 to 255 are the single bytes, so every text can be encoded.
 
 import base64
 import functools
+import io
 import json
 import os
+import pickle
+import pickletools
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +36,7 @@ import tiktoken
 from configurator import UserError
 from tinystories.files import atomic_write, checksum
 
-KINDS = ("gpt2", "bpe")
+BPE_KINDS = ("gpt2", "bpe")
 END_OF_TEXT = "<|endoftext|>"  # name of the id that follows each story; text never encodes to it
 MIN_VOCAB_SIZE = 257  # every byte and end of text
 MAX_VOCAB_SIZE = 65_536  # ids are stored as uint16
@@ -60,9 +64,13 @@ class Tokenizer:
 
     Attributes:
         vocab_size: how many ids there are, single bytes and end of text included.
-        end_of_text: the id that follows every story, always the last one.
+        end_of_text: the id that follows every story, always the last one; None in a vocabulary
+            of characters, which has no such id.
+        first_id: the id before a text, with which generation begins: end of text, if there is one.
         token_bytes: the bytes of every id; none for end of text.
     """
+
+    end_of_text: int | None
 
     def __init__(self, kind: str, pattern: str, tokens: Sequence[bytes]):
         """Build a tokenizer; raises ValueError for tokens or a pattern that make none.
@@ -73,7 +81,7 @@ class Tokenizer:
             tokens: the bytes of every token but end of text; the position is rank and id.
         """
         distinct = set(tokens)
-        if kind not in KINDS:
+        if kind not in BPE_KINDS:
             raise ValueError(f"its kind is {kind!r}")
         if len(distinct) < len(tokens) or b"" in distinct:
             raise ValueError("a token is empty or occurs twice")
@@ -84,7 +92,7 @@ class Tokenizer:
         self.kind = kind
         self.pattern = pattern
         self.tokens = tuple(tokens)
-        self.end_of_text = len(self.tokens)
+        self.end_of_text = self.first_id = len(self.tokens)
         self.vocab_size = len(self.tokens) + 1
         self.token_bytes = (*self.tokens, b"")
         self._encoding = tiktoken.Encoding(
@@ -101,6 +109,10 @@ class Tokenizer:
         """
         chunks = _ENCODE_CHUNKS.findall(text)
         return list(chain.from_iterable(map(self._encoding.encode_ordinary, chunks)))
+
+    def can_encode(self, text: str) -> bool:
+        """Whether `encode` has ids for all of a text."""
+        return True
 
     def encode_stories(self, texts: Sequence[str]) -> np.ndarray:
         """The ids of many stories, each followed by end of text: a uint16 array of shape (ids,).
@@ -166,9 +178,12 @@ class Tokenizer:
             if stored["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {stored['format_version']}, not {FORMAT_VERSION}")
             tokens = [base64.b64decode(token, validate=True) for token in stored["ranks"]]
-            tokenizer = cls(stored["kind"], stored["pattern"], tokens)
+            if stored["kind"] == CharTokenizer.kind:
+                tokenizer = CharTokenizer([token.decode() for token in tokens])
+            else:
+                tokenizer = cls(stored["kind"], stored["pattern"], tokens)
             if stored["end_of_text"] != tokenizer.end_of_text:
-                raise ValueError("end of text is not the last id")
+                raise ValueError("end of text has another id")
             if stored["fingerprint"] != tokenizer.fingerprint:
                 raise ValueError("its fingerprint does not match")
             return tokenizer
@@ -180,6 +195,96 @@ class Tokenizer:
                 f"{path} is not a complete tokenizer ({reason}): "
                 "copy it again or prepare the data again"
             ) from None
+
+
+class CharTokenizer(Tokenizer):
+    """A vocabulary of characters, one id each, as in nanoGPT's data/shakespeare_char.
+
+    It has no end of text: a dataset is one text. Generation begins with a line break, as in
+    nanoGPT's sample.py, or with id 0 where there is none.
+    """
+
+    kind = "char"
+    pattern = None
+    end_of_text = None
+
+    def __init__(self, characters: Sequence[str]):
+        """Build a tokenizer; raises ValueError unless all are single and different characters."""
+        self.ids = {character: id for id, character in enumerate(characters)}
+        if not 0 < len(characters) == len(self.ids) <= MAX_VOCAB_SIZE:
+            raise ValueError("a character occurs twice, or there is none")
+        if any(len(character) != 1 for character in characters):
+            raise ValueError("an entry is not a single character")
+        self.tokens = self.token_bytes = tuple(character.encode() for character in characters)
+        self.vocab_size = len(self.tokens)
+        self.first_id = self.ids.get("\n", 0)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; raises UserError for a character that has no id."""
+        try:
+            return [self.ids[character] for character in text]
+        except KeyError as unknown:
+            raise UserError(
+                f"the character {unknown} is not in the vocabulary: its {self.vocab_size} "
+                f"characters are {''.join(self.ids)[:100]!r}"
+            ) from None
+
+    def can_encode(self, text: str) -> bool:
+        """Whether all characters of a text are in the vocabulary."""
+        return self.ids.keys() >= set(text)
+
+    def encode_stories(self, texts: Sequence[str]) -> np.ndarray:
+        """The ids of texts, each followed by a line break: a uint16 array of shape (ids,)."""
+        end = [self.ids["\n"]] if "\n" in self.ids else []
+        ids = chain.from_iterable((*self.encode(text), *end) for text in texts)
+        return np.fromiter(ids, np.uint16)
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads numbers, texts and containers. Without names, nothing in a pickle can be called."""
+
+    def find_class(self, module: str, name: str):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code")
+
+
+def read_meta_pkl(path: Path) -> CharTokenizer:
+    """The vocabulary in the meta.pkl of nanoGPT's prepare.py; executes nothing in it.
+
+    Raises UserError for a file that holds anything but a vocabulary of characters.
+    """
+    try:
+        data = path.read_bytes()
+        for operation, argument, _ in pickletools.genops(data):
+            if "PUT" in operation.name and int(argument or 0) > len(data):
+                raise ValueError("it would fill the memory")
+        meta = _DataUnpickler(io.BytesIO(data)).load()
+        itos, stoi = meta["itos"], meta["stoi"]
+        characters = [itos[id] for id in range(meta["vocab_size"])]
+        if stoi != {character: id for id, character in enumerate(characters)}:
+            raise ValueError("stoi and itos do not agree")
+        return CharTokenizer(characters)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except Exception as error:  # a crafted file can make the reader fail in any way it likes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(
+            f"{path} is not a vocabulary of characters as nanoGPT writes it ({reason}): "
+            "prepare the dataset again"
+        ) from None
+
+
+def write_meta_pkl(path: Path, tokenizer: Tokenizer) -> None:
+    """Write the meta.pkl that nanoGPT reads: train.py the size, sample.py the two tables.
+
+    Its sample.py looks up a prompt character by character, so it finds the tokens that are one
+    character; ids that are only a part of a character decode to U+FFFD.
+    """
+    itos = {id: token.decode(errors="replace") for id, token in enumerate(tokenizer.token_bytes)}
+    if tokenizer.end_of_text is not None:
+        itos[tokenizer.end_of_text] = END_OF_TEXT
+    stoi = {text: id for id, text in itos.items() if "\ufffd" not in text}
+    meta = {"vocab_size": tokenizer.vocab_size, "itos": itos, "stoi": stoi}
+    atomic_write(path, pickle.dumps(meta, protocol=4))
 
 
 def gpt2() -> Tokenizer:

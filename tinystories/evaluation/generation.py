@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from configurator import ROOT
+from configurator import ROOT, UserError
 from tinystories import generate
 from tinystories.evaluation import diversity
 from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
@@ -127,9 +127,11 @@ def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
     """
     s, hardware = subject.settings, subject.hardware
     model = generate.prepare_for_generation(subject.model.eval(), hardware)
+    prompts = list(filter(subject.tokenizer.can_encode, read_prompts(s.prompts or PROMPTS)))
+    if not prompts:
+        raise UserError("no prompt can be written in the characters of this vocabulary")
     stories = []
-    prompts = subject.progress(read_prompts(s.prompts or PROMPTS), "generating", "prompts")
-    for i, prompt in enumerate(prompts):
+    for i, prompt in enumerate(subject.progress(prompts, "generating", "prompts")):
         pieces = generate.generate_stories(
             model,
             subject.tokenizer,

@@ -73,12 +73,17 @@ def measure(subject: Subject) -> dict:
 
     The prompt is preceded by the end-of-text token, as every story is in training. Prompt and
     continuation are tokenized separately, so that both continuations are predicted from the same
-    tokens. Continuations start with a space, where every vocabulary splits text anyway.
+    tokens. Continuations start with a space, where every vocabulary splits text anyway. Pairs with
+    characters that a vocabulary lacks are left out; the table says of how many pairs it speaks.
     """
-    pairs, encode = read_pairs(subject.settings.pairs or PAIRS), subject.tokenizer.encode
+    encode, can_encode = subject.tokenizer.encode, subject.tokenizer.can_encode
+    pairs = read_pairs(subject.settings.pairs or PAIRS)
+    pairs = [p for p in pairs if can_encode(p.beginning + p.right + p.wrong)]
+    if not pairs:
+        raise UserError("no minimal pair can be written in the characters of this vocabulary")
     texts, context_lengths = [], []
     for pair in pairs:
-        prompt = [subject.tokenizer.end_of_text, *encode(pair.beginning)]
+        prompt = [subject.tokenizer.first_id, *encode(pair.beginning)]
         texts += [np.array(prompt + encode(side)) for side in (pair.right, pair.wrong)]
         context_lengths += [len(prompt)] * 2
     losses = subject.loss_per_text(texts, context_lengths, "pairs", "texts")

@@ -38,7 +38,7 @@ def measure(subject: Subject) -> dict:
         total = -(-len(starts) // size)
         windows = subject.progress(file.batches(starts, size), "loss", "batches", total=total)
         all_text = estimate_loss(subject.model, windows, tokenizer.byte_lengths(), hardware)
-        stories = [np.append(eot, ids) for ids in file.story_ids(eot)]
+        stories = [np.append(tokenizer.first_id, ids) for ids in file.story_ids(eot)]
     losses = subject.loss_per_text(stories, [1] * len(stories), "loss per story", "stories")
     return {
         "stories": len(stories),
