@@ -9,7 +9,6 @@ beside them.
 
 import dataclasses
 import io
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
+from tinystories.dataset import write_vocabulary
 from tinystories.files import atomic_write
-from tinystories.tokenizer import END_OF_TEXT, GPT2_VOCAB_SIZE, Tokenizer, gpt2
+from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2, read_meta_pkl
 
 PROGRAM = "nanoGPT"
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 DEFAULTS = {"bias": True, "dropout": 0.0}  # of model_args; older versions do not write them
-VOCABULARIES = {"tokenizer.json": Tokenizer.load}  # files that hold one, and their readers
+VOCABULARIES = {"tokenizer.json": Tokenizer.load, "meta.pkl": read_meta_pkl}
 
 # From nanoGPT -------------------------------------------------------------------------------
 
@@ -168,11 +168,10 @@ def write(
         "best_val_loss": progress.get("best_val", state.get("val_loss")) or 1e9,
         "config": dict(settings),
     }
-    tokenizer.save(folder / "tokenizer.json")  # for the way back
+    write_vocabulary(folder, tokenizer)
     if (tokenizer.kind, rows) != ("gpt2", GPT2_VOCAB_SIZE):
         # sample.py looks for meta.pkl in data/ and this folder, and an absolute one wins.
         checkpoint["config"]["dataset"] = str(final.resolve())
-        atomic_write(folder / "meta.pkl", meta_pkl(tokenizer))
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     atomic_write(folder / "ckpt.pt", buffer.getbuffer())
@@ -201,15 +200,3 @@ def adamw_state(weights: Iterable[Tensor], rows: int, state: dict, settings: dic
             }
         exported["state"] = moments
     return exported
-
-
-def meta_pkl(tokenizer: Tokenizer) -> bytes:
-    """What nanoGPT's scripts read from meta.pkl: vocab_size, stoi and itos.
-
-    Its sample.py looks each character of a prompt up in stoi, so that the prompt is not merged into
-    longer tokens; what the model generates is.
-    """
-    texts = [token.decode(errors="replace") for token in tokenizer.tokens] + [END_OF_TEXT]
-    stoi = {text: id for id, text in enumerate(texts)}
-    meta = {"vocab_size": len(texts), "itos": dict(enumerate(texts)), "stoi": stoi}
-    return pickle.dumps(meta)
