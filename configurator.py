@@ -141,7 +141,10 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
             docs.append(doc)
             foreign_files += [argument] if names.keys() & foreign_names else []
         else:
-            from_cli |= settings.bare_argument(argument)
+            meant = settings.bare_argument(argument)
+            if twice := meant.keys() & from_cli.keys():
+                raise UserError(f"{argument!r}: {twice.pop()} is given twice; use --key=value")
+            from_cli |= meant
     overrides = from_files | from_cli
     if overrides.keys() & foreign_names:
         overrides, notes = settings.foreign.translate(settings, overrides, foreign_files)

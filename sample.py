@@ -109,7 +109,7 @@ def main(s: Settings) -> None:
                 print_rule(i, s.num_samples)
                 WordWrap().write(story.text, last=True)
             num_ended = sum(story.ended for story in stories)
-    if s.stop and num_ended < s.num_samples:
+    if s.stop and tokenizer.end_of_text is not None and num_ended < s.num_samples:
         log_stderr(
             f"({s.num_samples - num_ended} of {s.num_samples} cut off after {s.max_new_tokens} "
             "tokens; raise --max_new_tokens to let them end)"
@@ -170,6 +170,8 @@ def converse(generate: Callable[[str, int, int], Iterator[list[Piece]]], seed: i
             return
         try:
             stream(generate(prompt, 1, seed), prompt, 1)
+        except UserError as error:  # a character that the vocabulary does not have
+            log_stderr(str(error))
         except KeyboardInterrupt:
             print()
         seed += 1

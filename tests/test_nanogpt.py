@@ -103,5 +103,7 @@ def test_a_run_folder_or_a_beginning_needs_no_name(tmp_path):
     assert parse(sample.Settings, [str(tmp_path)]).settings.out_dir == str(tmp_path)
     assert parse(sample.Settings, ["Once upon a time"]).settings.start == "Once upon a time"
     assert parse(sample.Settings, ["a/best.pt"]).settings.checkpoint == "a/best.pt"
+    with pytest.raises(UserError, match="start is given twice"):
+        parse(sample.Settings, ["Once upon", "a time"])
     with pytest.raises(UserError, match=r"python train\.py --init_from=resume --out_dir=out/a"):
         parse(train.Settings, ["out/a/config.json"])
