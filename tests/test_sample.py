@@ -1,14 +1,17 @@
 """What a user relies on when a model tells stories."""
 
+import contextlib
 import io
 import math
 import os
+import pty
 import re
+import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import command
+from conftest import ROOT, command
 
 import sample
 from configurator import UserError, parse
@@ -427,6 +430,28 @@ def test_interactive_answers_each_line_with_a_story(reciter):
     again = "Öxi upon a time there was a fox. The end.\n"
     assert told.stdout == f"{STORY.decode()}\n" * 2 + again
     assert "type a prompt" in told.stderr
+
+
+def test_a_typed_prompt_can_be_edited_and_called_again(reciter):
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, ROOT / "sample.py", f"--out_dir={reciter(STORY)}", "--interactive"]
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    process = subprocess.Popen(argv, **ends, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    # "Onc upon" and, five places to the left, an e; the line before; the end of the input
+    for keys in (b"Onc upon" + 5 * b"\x1b[D" + b"e\r", b"\x1b[A\r", b"\x04"):
+        seen = len(shown)
+        while b"> " not in shown[seen:]:
+            shown += os.read(ours, 4096)
+        os.write(ours, keys)
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    told = shown.replace(b"\r", b"").replace(b"\n", b" ")
+    assert told.count(STORY) == 2, shown
 
 
 def test_interactive_stories_differ_from_line_to_line(generate, run, monkeypatch):
