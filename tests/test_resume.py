@@ -151,7 +151,7 @@ def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, *slow)
     process = ForkedCommand("train.py", *options)
     for line in process.stdout:
-        if line.startswith("step 0:"):
+        if line.startswith("  | step 0:"):
             break
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
