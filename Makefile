@@ -19,7 +19,7 @@ check: lint
 test: lint
 	$(PYTEST)
 
-lint: install
+lint: .venv/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyrefly check
@@ -30,3 +30,7 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet -r requirements.txt
 	touch .venv/installed
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	touch .venv/installed-dev

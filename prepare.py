@@ -85,7 +85,7 @@ from tinystories.dataset import (
 )
 from tinystories.files import replace_folder
 from tinystories.stories.cleaning import RULES, cleaned
-from tinystories.terminal import duration, progress, short_count
+from tinystories.terminal import counted, duration, progress, short_count
 
 
 def main(s: Settings) -> None:
@@ -196,7 +196,7 @@ def write_stories(s: Settings, source: Source, folder: Path) -> tuple[dict, dict
         num_kept = 0
         with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
             total = source.count(split)
-            for story in progress(stories, f"reading {split}", " stories", total=total):
+            for story in progress(stories, f"reading {split}", "stories", total=total):
                 file.write(json.dumps(story) + "\n")
                 num_kept += 1
                 if split == "train" and num_kept == s.max_stories:
@@ -211,7 +211,7 @@ def write_stories(s: Settings, source: Source, folder: Path) -> tuple[dict, dict
 def read_stories(folder: Path, split: str, count: int, desc: str) -> Iterator[str]:
     """The stories that `write_stories` kept, with a progress bar."""
     with open(folder / f"{split}.jsonl", encoding="utf-8") as file:
-        yield from progress(map(json.loads, file), desc, " stories", total=count)
+        yield from progress(map(json.loads, file), desc, "stories", total=count)
 
 
 def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str, count: int) -> dict:
@@ -235,7 +235,7 @@ def print_summary(s: Settings, folder: Path, meta: dict) -> None:
     for split in SPLITS:
         counts, path = meta["splits"][split], folder / f"{split}.bin"
         size = f"{short_count(path.stat().st_size)}B"
-        texts = num_stories(counts["stories"])
+        texts = counted(counts["stories"], "story", "stories")
         print(f"  {path.name:9}  {texts}, {counts['tokens']:,} tokens, {size}")
     train, kind = meta["splits"]["train"], meta["tokenizer"]["kind"]
     density = f"{train['bytes'] / train['tokens']:.2f} bytes per token"
@@ -247,7 +247,7 @@ def print_summary(s: Settings, folder: Path, meta: dict) -> None:
         dropped = {rule: n for rule, n in rules.items() if RULES[rule].startswith("dropped")}
         total, read = sum(dropped.values()), sum(dropped.values(), meta["splits"][split]["stories"])
         if dropped:
-            print(f"dropped from {split}: {total:,} of {num_stories(read)}")
+            print(f"dropped from {split}: {total:,} of {counted(read, 'story', 'stories')}")
             print_rules(dropped)
         if repaired := {rule: n for rule, n in rules.items() if rule not in dropped}:
             print(f"repaired in {split}:")
@@ -260,10 +260,6 @@ def print_rules(counts: dict[str, int]) -> None:
     """A line for each rule."""
     for rule, count in counts.items():
         print(f"{count:9,}  {RULES[rule].removeprefix('dropped').lstrip(', ')}")
-
-
-def num_stories(count: int) -> str:
-    return "1 story" if count == 1 else f"{count:,} stories"
 
 
 def print_next(s: Settings) -> None:

@@ -28,6 +28,6 @@ lr_schedule = "linear"
 cooldown = 0.8
 min_lr = 0.0
 warmup_iters = 20
-eval_interval = 1000
+eval_interval = 250
 eval_tokens = 65_536
 log_interval = 50

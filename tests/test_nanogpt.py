@@ -93,6 +93,7 @@ def test_lr_is_the_learning_rate(capsys):
 def test_the_settings_of_its_other_scripts_are_understood(capsys):
     argv = ["--init_from=resume", "--compile=False", "--top_k=200", "--start=FILE:x"]
     assert parse(sample.Settings, argv).settings.top_k == 200
+    assert parse(sample.Settings, ["--prompt=Once"]).settings.start == "Once"
     parse(bench.Settings, ["--real_data=False", "--profile=True", "--bias=False", "--seed=1"])
     assert capsys.readouterr().err.count("not needed") == 6
     with pytest.raises(UserError, match=r"sample\.py loads the run that --out_dir names"):

@@ -131,8 +131,9 @@ class RunLog:
         self._record(row)
         self._append("samples.txt", f"--- step {row['step']} ---\n{story}\n\n")
         margin = {"initial_indent": MARGIN, "subsequent_indent": MARGIN}
-        told = textwrap.fill(story, 79, max_lines=8, **margin)
-        lines = [*textwrap.indent(evaluation_line(row), MARGIN).splitlines(), *told.splitlines()]
+        lines = textwrap.indent(evaluation_line(row), MARGIN).splitlines()
+        if row["step"]:  # before the first step it is noise
+            lines += textwrap.wrap(story, 79, max_lines=8, **margin)
         self.lines += len(lines)
         print_rank0("\n".join(lines))
 

@@ -71,6 +71,9 @@ def sample_settings(settings: type, given: dict, files: list[str]) -> tuple[dict
         if init_from != "resume":
             raise UserError(f"init_from={init_from}: sample.py loads the run that --out_dir names")
         notes.append("init_from=resume: not needed, sample.py always loads the run in out_dir")
+    if "prompt" in given:
+        ours.setdefault("start", given["prompt"])
+        notes.append("prompt: taken as start")
     if "compile" in given:
         notes.append("compile: not needed, generation is not compiled")
     return ours, notes
@@ -92,7 +95,7 @@ TRAIN = Foreign(
     {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float},
     train_settings,
 )
-SAMPLE = Foreign({"init_from": str, "compile": bool}, sample_settings)
+SAMPLE = Foreign({"init_from": str, "compile": bool, "prompt": str}, sample_settings)
 BENCH = Foreign(
     dict.fromkeys(("real_data", "profile", "bias"), bool) | {"seed": int}, bench_settings
 )
