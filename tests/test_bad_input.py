@@ -362,7 +362,7 @@ def test_a_truncated_model_tells_nothing(trained):
     "setting",
     [
         "temperature=-0.1",
-        "top_k=0",
+        "top_k=-1",
         "top_p=0",
         "top_p=1.1",
         "min_p=-0.1",
