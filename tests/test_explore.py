@@ -1,6 +1,7 @@
 """explore.py: its statistics of a dataset against counts by hand, its files, its mistakes."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,7 +184,8 @@ def test_the_command_prints_a_summary_and_plots_a_page(dataset, tmp_path):
     assert done.stdout == (tmp_path / "page.txt").read_text(encoding="utf-8")
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert str(plot) in done.stderr
-    assert done.stderr.endswith(f"  python train.py --dataset={dataset}\n")
+    next_command = done.stderr.partition("train on it:\n")[2].replace("\\\n", "")
+    assert shlex.split(next_command) == ["python", "train.py", f"--dataset={dataset}"]
     page = imread(plot)
     assert page.shape[1] == figures.WIDTH * figures.DPI
     assert page.std() > 0.1

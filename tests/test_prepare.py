@@ -182,7 +182,10 @@ def test_what_is_printed_fits_80_columns_and_ends_with_the_next_command(tmp_path
     ("dataset", "commands"),
     [
         ("storybook_bpe1024", ["python train.py config/storybook_1m.py"]),
-        ("tinystories", ["python train.py config/tinystories_30m.py"]),
+        (
+            "tinystories",
+            [f"python train.py config/tinystories_{name}.py" for name in ("30m", "speedrun")],
+        ),
         ("mine", ["python train.py --dataset=mine"]),
     ],
 )
