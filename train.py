@@ -251,7 +251,7 @@ def wants_full_eval(r: Run) -> bool:
     if s.full_eval != "auto":
         return s.full_eval
     wanted = len(r.data.val) / 3 <= r.state.windows * s.block_size / 10
-    verb, other = ("evaluating", "skips") if wanted else ("not evaluating", "does")
+    verb, other = ("evaluating", "skips that") if wanted else ("not evaluating", "does that")
     print_rank0(
         f"{verb} all {len(r.data.val):,} validation tokens; --full_eval={not wanted} {other}"
     )
