@@ -386,7 +386,7 @@ def main(s: Settings, overrides: dict, docs: list[str]) -> None:
         launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
         command = f"{launcher} train.py --init_from=resume --out_dir={s.out_dir}"
         print_rank0(f"stopped and saved after step {r.state.step}; resume with: {command}")
-        processes.disconnect()
+        processes.disconnect(128 + stopped.args[0])
         sys.exit(128 + stopped.args[0])
     except RuntimeError as error:
         processes.raise_if_peer_failed(error)

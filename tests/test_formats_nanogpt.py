@@ -393,9 +393,7 @@ def test_the_vocabulary_of_gpt2_needs_no_meta_pkl(their_root, tmp_path):
     assert state["model_args"] == before["model_args"] | {"vocab_size": 50_257}
 
 
-@pytest.mark.parametrize(
-    "option", ["--arch=qwen3", "--attention_window=16", "--story_mask=True"], ids=str
-)
+@pytest.mark.parametrize("option", ["--arch=qwen3", "--attention_window=16"], ids=str)
 def test_what_nanogpt_has_not_is_not_exported(dataset, tmp_path, option):
     options = [f"--dataset={dataset}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=1"]
     forked("train.py", *options, option)

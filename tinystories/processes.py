@@ -1,5 +1,6 @@
 """Processes and signals: torchrun's ranks, how they stop together, scripts that are run."""
 
+import atexit
 import os
 import re
 import signal
@@ -40,11 +41,19 @@ def connect(device: torch.device) -> None:
         dist.init_process_group(backend, timeout=timedelta(days=1))  # evaluations may take long
 
 
-def disconnect() -> None:
-    """Wait for the other processes, then shut down torch.distributed."""
+def disconnect(status: int = 0) -> None:
+    """Wait for the other processes, shut down torch.distributed and end with this status.
+
+    Only a single process returns. gloo's threads may release a tensor after Python has shut down,
+    which aborts the process (PyTorch's pull request 179291), so Python does not shut down.
+    """
     if WORLD_SIZE > 1:
         dist.barrier()
         dist.destroy_process_group()
+        atexit._run_exitfuncs()  # wandb's
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def average(tensor: torch.Tensor) -> None:

@@ -1,7 +1,9 @@
 """Checkpoints of other programs: what a file or a folder is, and the ones that can be read.
 
 A module of this folder that reads a format has `recognizes(state)`, `convert(state, path)` and the
-name of its PROGRAM; one that writes it has `check_exportable(config)` and `write`, for export.py.
+name of its PROGRAM. One that writes it has, for export.py, `check_exportable(config)`,
+`write(path, final, trained)`, the name of the file or folder that it writes (EXPORT; {name} is that
+of the run), and `verify(path, trained)` with the largest difference allowed (TOLERANCE).
 """
 
 import contextlib

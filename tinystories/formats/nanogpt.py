@@ -19,9 +19,12 @@ from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
 from tinystories.dataset import write_vocabulary
 from tinystories.files import atomic_write
+from tinystories.formats.trained import TrainedModel
 from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2, read_meta_pkl
 
 PROGRAM = "nanoGPT"
+EXPORT = "nanogpt"  # the folder that `write` makes
+TOLERANCE = 0.0  # of `verify`
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 DEFAULTS = {"bias": True, "dropout": 0.0}  # of model_args; older versions do not write them
 VOCABULARIES = {"tokenizer.json": Tokenizer.load, "meta.pkl": read_meta_pkl}
@@ -136,25 +139,22 @@ def convert_weights(weights: object, vocab_size: int, config: GPTConfig, path: P
 
 def check_exportable(config: GPTConfig) -> None:
     """Raises UserError for a model that nanoGPT cannot hold."""
-    for name in ("arch", "attention_window", "story_mask"):
+    for name in ("arch", "attention_window"):
         if (value := getattr(config, name)) != getattr(GPTConfig, name):
             raise UserError(f"this model has {name}={value}, and nanoGPT's model has no such thing")
 
 
-def write(
-    folder: Path, final: Path, model: GPT, tokenizer: Tokenizer, state: dict, settings: dict
-) -> str:
-    """Write ckpt.pt for nanoGPT's sample.py and train.py, and what goes with it.
+def write(path: Path, final: Path, trained: TrainedModel) -> str:
+    """Write a folder with ckpt.pt for nanoGPT's sample.py and train.py, and what goes with it.
 
     Args:
-        folder: where to write.
-        final: where `folder` will be.
-        state: the checkpoint of the model.
-        settings: of the run; empty if they are not known.
+        path: the folder to make.
+        final: where it will be.
 
     Returns:
         how to use it.
     """
+    model, tokenizer, state = trained.model, trained.tokenizer, trained.state
     rows = tokenizer.vocab_size  # the padding is never trained here, but nanoGPT may sample from it
     named = model.state_dict()
     named["wte.weight"] = named["wte.weight"][:rows].clone()
@@ -162,20 +162,34 @@ def write(
     progress = state.get("progress", {})
     checkpoint = {
         "model": weights | {"lm_head.weight": weights["transformer.wte.weight"]},
-        "optimizer": adamw_state(named.values(), rows, state, settings),
+        "optimizer": adamw_state(named.values(), rows, state, trained.settings),
         "model_args": {name: getattr(model.config, name) for name in (*SHAPE, *DEFAULTS)},
         "iter_num": progress.get("step", state.get("step")) or 0,
         "best_val_loss": progress.get("best_val", state.get("val_loss")) or 1e9,
-        "config": dict(settings),
+        "config": dict(trained.settings),
     }
-    write_vocabulary(folder, tokenizer)
+    path.mkdir()
+    write_vocabulary(path, tokenizer)
     if (tokenizer.kind, rows) != ("gpt2", GPT2_VOCAB_SIZE):
         # sample.py looks for meta.pkl in data/ and this folder, and an absolute one wins.
         checkpoint["config"]["dataset"] = str(final.resolve())
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    atomic_write(folder / "ckpt.pt", buffer.getbuffer())
+    atomic_write(path / "ckpt.pt", buffer.getbuffer())
     return f"in nanoGPT's folder: python sample.py --out_dir={final.resolve()}"
+
+
+def verify(path: Path, trained: TrainedModel) -> float:
+    """The largest difference of logits between the exported model and the trained one."""
+    state = torch.load(path / "ckpt.pt", weights_only=True)
+    converted = convert(state, path / "ckpt.pt")
+    model = GPT(GPTConfig(**converted["model_config"])).eval()
+    model.load_state_dict(converted["model"])
+    with torch.inference_mode():
+        return max(
+            (model(ids[None]) - trained.model(ids[None])).abs().max().item()
+            for ids in trained.own_stories()
+        )
 
 
 def adamw_state(weights: Iterable[Tensor], rows: int, state: dict, settings: dict) -> dict:

@@ -1,0 +1,40 @@
+"""What a module of this folder exports: a trained model with everything known about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model import GPT
+from tinystories.tokenizer import Tokenizer
+
+
+@dataclass
+class TrainedModel:
+    """A model and where it comes from."""
+
+    folder: Path  # of the run
+    model: GPT
+    tokenizer: Tokenizer
+    state: dict  # the checkpoint
+    settings: dict  # of the run; empty if they are not known
+
+    @property
+    def name(self) -> str:
+        """The name of the run, which exported files bear."""
+        return self.folder.resolve().name
+
+    def own_stories(self, count: int = 3) -> list[Tensor]:
+        """Ids (T,) of stories that the model generates: the same ones every time.
+
+        Each begins with end of text where the vocabulary has it, and fits into the context window.
+        """
+        first, end = self.tokenizer.end_of_text or 0, self.tokenizer.end_of_text
+        idx = torch.full((count, 1), first)
+        generator = torch.Generator().manual_seed(0)
+        length = self.model.config.block_size - 1
+        new = self.model.generate(idx, length, end, generator)
+        rows = torch.cat([idx, torch.stack(list(new), dim=1)], dim=1)
+        lengths = [len(row) - int((row[1:] == end).sum()) for row in rows]
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
