@@ -212,7 +212,8 @@ def check(settings: type, values: dict, source: str) -> dict:
 
 def help_text(settings: type) -> str:
     """A command's docstring, then its settings with their defaults, comments and ranges."""
-    lines = [(sys.modules[settings.__module__].__doc__ or "").strip(), ""]
+    legend = "Settings, each with its default, or with a type in capitals if it has none:"
+    lines = [(sys.modules[settings.__module__].__doc__ or "").strip(), "", legend]
     kinds = typing.get_type_hints(settings, include_extras=True)
     for name, text in _fields_with_comments(settings):
         if not name:
@@ -223,11 +224,20 @@ def help_text(settings: type) -> str:
         elif typing.get_origin(kinds[name]) is typing.Literal:
             text += f" ({_describe(kinds[name])})"
         default = getattr(settings, name)
+        if default is None:
+            default = _placeholder(kinds[name])
         left = f"  --{name}=" + ('""' if default == "" else str(default))
         left = left.ljust(max(32, len(left) + 2))
         options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}
         lines += textwrap.wrap(left + text, shutil.get_terminal_size().columns, **options)
     return "\n".join(lines)
+
+
+def _placeholder(kind) -> str:
+    """What stands for a value of an optional type."""
+    while options := typing.get_args(kind):
+        kind = options[0]
+    return {int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT")
 
 
 def _fields_with_comments(settings: type) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
 def main(s: Settings) -> None:
     out_dir, checkpoint = locate(s.out_dir, s.checkpoint)
     folder = run_folder(out_dir)
-    writers = [import_module(f"tinystories.formats.{name}") for name in s.to.split(",")]
+    writers = [import_module(f"tinystories.formats.{name}") for name in str(s.to).split(",")]
     paths = [folder / "export" / w.EXPORT.format(name=folder.resolve().name) for w in writers]
     for path in paths:
         if path.exists() and not s.overwrite:

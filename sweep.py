@@ -253,12 +253,16 @@ def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
 
 def last_losses(path: Path) -> dict:
     """The losses in the last row of a log.csv, which is an evaluation: over all of validation if
-    that was measured, since runs of different vocabularies compare only by the same text.
+    that was measured, since runs of different vocabularies compare only by the same text. Of the
+    averaged weights where they are better.
     """
     with open(path, encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    names = ("val_bits_per_byte", "val_loss", "train_loss")
-    return {name: float(last.get(f"full_{name}") or last[name]) for name in names}
+    losses = {"train_loss": float(last["train_loss"])}
+    for name in ("val_bits_per_byte", "val_loss"):
+        weights = [float(last[column]) for column in (name, f"ema_{name}") if last.get(column)]
+        losses[name] = float(last.get(f"full_{name}") or min(weights))
+    return losses
 
 
 def impossible(trial: Trial, overrides: dict) -> str | None:

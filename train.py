@@ -69,6 +69,7 @@ class Settings(RangedSettings):
     beta1: FractionBelow1 = 0.9  # AdamW's decay rate of the first moment
     beta2: FractionBelow1 = 0.99  # AdamW's decay rate of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
+    ema: NonNegative = 0.0  # epochs that averaged weights look back; 0: none
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
     eval_tokens: Count = 262_144  # of each split, the same ones every time
@@ -119,6 +120,7 @@ class TrainState:
     seconds: float = 0.0  # training time, without set-up, evaluation and saving
     best_val: float = math.inf  # lowest validation loss so far, nats per token
     best_step: int = -1  # the step that had it; -1: none
+    best_is_average: bool = False  # whether it is of the averaged weights
     evaluated: int = -1  # the last step that was evaluated; -1: none
     wandb_id: str | None = None
 
@@ -134,6 +136,7 @@ class Run:
     compiled_model: torch.nn.Module  # the same, compiled where that works
     model: Any  # the same, in DDP where several processes train
     optimizer: optim.Optimizer
+    average: optim.AveragedWeights | None  # with ema, on rank 0
     state: TrainState
     sampler: dataset.WindowSampler
     stop: processes.StopSignal
@@ -201,8 +204,15 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     if WORLD_SIZE > 1:
         model = torch.nn.parallel.DistributedDataParallel(compiled_model)
     sampler = dataset.WindowSampler(len(data.train), s.block_size, s.seed)
+    average = None
+    if s.ema and RANK == 0:
+        steps_per_epoch = sampler.windows_per_epoch / (s.batch_size * s.gradient_accumulation_steps)
+        average = optim.AveragedWeights(raw_model, s.ema * steps_per_epoch)
+        if saved and resumed and "average" in saved:
+            average.load_state_dict(saved["average"])
     stop = processes.StopSignal()
-    return Run(s, hardware, data, raw_model, compiled_model, model, optimizer, state, sampler, stop)
+    parts = (raw_model, compiled_model, model, optimizer, average, state, sampler, stop)
+    return Run(s, hardware, data, *parts)
 
 
 # Evaluating and saving ----------------------------------------------------------------------
@@ -211,34 +221,42 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
 def evaluate(r: Run, last: bool) -> dict:
     """Measure the losses on eval_tokens of training and of validation data; may raise Stopped.
 
-    These are the same tokens every time, so that the losses of a run compare. The `last`
-    evaluation of a run adds the loss on all of validation: full_val_loss, where wanted.
+    These are the same tokens every time, so that the losses of a run compare. The validation loss
+    of the averaged weights stands beside that of the trained ones. The `last` evaluation of a run
+    adds the loss on all of validation, of the better weights: full_val_loss, where wanted.
 
     Returns:
         columns of log.csv.
     """
     s, data = r.settings, r.data
-    val_starts = data.val.sequential_starts()
-    count = len(data.val.sequential_starts(s.eval_tokens))
-    parts = [
-        ("train", data.train, data.train.evenly_spaced_starts(count)),
-        ("val", data.val, val_starts[:count]),
-    ]
-    if last and wants_full_eval(r):
-        parts.append(("all of validation", data.val, val_starts[count:]))
-    losses, lengths = [], data.tokenizer.byte_lengths()
-    for name, file, starts in parts:
-        batches = file.batches(starts, s.batch_size, pad=r.compiled_model is not r.raw_model)
-        total = -(-len(starts) // s.batch_size)
-        batches = progress(r.stop.watch(batches), f"evaluating {name}", "batches", total=total)
-        losses.append(loss.estimate_loss(r.compiled_model, batches, lengths, r.hardware))
-    train, val, *rest = losses
+    all_starts = data.val.sequential_starts()
+    val_starts = data.val.sequential_starts(s.eval_tokens)
+    train_starts = data.train.evenly_spaced_starts(len(val_starts))
+    train = measure(r, r.compiled_model, data.train, train_starts, "train")
+    val = measure(r, r.compiled_model, data.val, val_starts, "val")
     row = {"step": r.state.step, "train_loss": train.nats, "val_loss": val.nats}
     row["val_bits_per_byte"] = val.bits_per_byte
-    for other in rest:
-        full = val + other
-        row |= {"full_val_loss": full.nats, "full_val_bits_per_byte": full.bits_per_byte}
+    model = r.compiled_model
+    if r.average and r.state.step:
+        average = measure(r, r.average.module, data.val, val_starts, "averaged weights")
+        row |= {"ema_val_loss": average.nats, "ema_val_bits_per_byte": average.bits_per_byte}
+        if average.nats < val.nats:
+            val, model = average, r.average.module
+    if last and wants_full_eval(r):
+        val += measure(r, model, data.val, all_starts[len(val_starts) :], "all of validation")
+        row |= {"full_val_loss": val.nats, "full_val_bits_per_byte": val.bits_per_byte}
     return row
+
+
+def measure(
+    r: Run, model: torch.nn.Module, file: dataset.TokenFile, starts: np.ndarray, name: str
+) -> loss.Loss:
+    """The loss of a model over the windows that begin at `starts`, with a progress bar."""
+    batch_size, lengths = r.settings.batch_size, r.data.tokenizer.byte_lengths()
+    batches = file.batches(starts, batch_size, pad=r.compiled_model is not r.raw_model)
+    total = -(-len(starts) // batch_size)
+    batches = progress(r.stop.watch(batches), f"evaluating {name}", "batches", total=total)
+    return loss.estimate_loss(model, batches, lengths, r.hardware)
 
 
 def wants_full_eval(r: Run) -> bool:
@@ -263,16 +281,20 @@ def evaluate_and_save(r: Run, last: bool) -> None:
     s, state, tokenizer = r.settings, r.state, r.data.tokenizer
     r.optimizer.check_weights()
     row = evaluate(r, last)
-    model = generate.prepare_for_generation(r.raw_model.eval(), r.hardware)
+    val_loss, better = row["val_loss"], r.raw_model
+    if r.average and row.get("ema_val_loss", math.inf) < val_loss:
+        val_loss, better = row["ema_val_loss"], r.average.module
+    model = generate.prepare_for_generation(better.eval(), r.hardware)
     options = {"max_new_tokens": s.block_size, "seed": s.seed + state.step}
     pieces = generate.generate_stories(model, tokenizer, r.hardware, **options)
     r.log.evaluation(row, generate.collect_stories(pieces, prompt="", count=1)[0].text)
     r.raw_model.train()
     state.evaluated = state.step
-    if row["val_loss"] < state.best_val:
-        state.best_val, state.best_step = row["val_loss"], state.step
-        best = {"step": state.step, "val_loss": state.best_val}
-        best |= run.model_state(r.raw_model, tokenizer)
+    if val_loss < state.best_val:
+        state.best_val, state.best_step = val_loss, state.step
+        state.best_is_average = better is not r.raw_model
+        best = {"step": state.step, "val_loss": val_loss, "average": state.best_is_average}
+        best |= run.model_state(better, tokenizer)
         run.save_checkpoint(r.log.folder / "best.pt", best)
     save(r)
     if state.step:
@@ -283,6 +305,8 @@ def save(r: Run) -> None:
     """Write ckpt.pt: everything that is needed to resume after the last finished step."""
     r.optimizer.check_weights()
     state = run.model_state(r.raw_model, r.data.tokenizer) | r.optimizer.state_dict()
+    if r.average:
+        state["average"] = r.average.state_dict()
     state |= {"progress": asdict(r.state), "log_sizes": r.log.sizes()}
     state |= {"seed": r.settings.seed, "data": r.data.fingerprint}
     run.save_checkpoint(r.log.folder / "ckpt.pt", state)
@@ -320,6 +344,8 @@ def train_step(r: Run, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         mean_loss += micro_loss.detach()
     processes.average(mean_loss)
     norm = r.optimizer.step(rate, mean_loss, state.step + 1)
+    if r.average:
+        r.average.update_parameters(r.raw_model)
     state.step += 1
     state.windows += count
     return mean_loss, norm

@@ -371,9 +371,9 @@ def test_help_shows_docstring_headings_defaults_and_comments(monkeypatch):
     assert lines[0] == "Settings of a toy command."
     assert "Words:" in lines
     assert "  --name=Lily                   of the child" in lines
-    assert "  --title=None                  None: none" in lines
+    assert "  --title=TEXT                  None: none" in lines
     assert "  --steps=10" in [line.rstrip() for line in lines]
-    assert "  --count=None                  of apples (>= 1)" in lines
+    assert "  --count=INTEGER               of apples (>= 1)" in lines
     assert "  --part=0.5                    of the cake (>= 0 and < 1)" in lines
     assert not any("not for the reader" in line for line in lines)
 

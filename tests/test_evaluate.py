@@ -559,6 +559,6 @@ def test_a_run_folder_can_be_named_alone(cat):
 
 def test_the_command_itself():
     out = command("evaluate.py", "--help").stdout
-    assert "--val_source=None" in out
+    assert "--val_source=TEXT" in out
     assert max(map(len, out.splitlines())) <= 80
     assert complaint("evaluate.py", "--what=beauty").startswith("evaluate.py: what=beauty")

@@ -416,4 +416,4 @@ def test_an_export_is_replaced_only_if_asked(reciter):
 
 def test_a_format_has_to_be_named():
     assert complaint("export.py") == "export.py: name a format: --to=nanogpt"
-    assert "--to=None" in command("export.py", "--help").stdout
+    assert "--to=TEXT" in command("export.py", "--help").stdout

@@ -18,7 +18,7 @@ def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
     RunLog(tmp_path, sizes).evaluation(EVALUATION | {"step": 3}, "Thrice")
     after = contents(tmp_path)
     assert after["samples.txt"] == before["samples.txt"] + b"--- step 3 ---\nThrice\n\n"
-    assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,,5.0,5.5,1.5,,\n"
+    assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,,5.0,5.5,1.5,,,,\n"
 
 
 def test_logs_that_are_shorter_than_saved_are_kept_as_they_are(tmp_path):

@@ -105,3 +105,27 @@ def test_another_optimizer_cannot_continue(now, before):
     saved = make(small(), optimizer=before).state_dict()
     with pytest.raises(UserError, match=f"trained with optimizer={before}"):
         make(small(), optimizer=now).load_state_dict(saved)
+
+
+def test_the_average_begins_as_a_mean_and_goes_on_as_a_moving_average():
+    gpt = small()
+    average = optim.AveragedWeights(gpt, span=4)
+    history, weights = [], next(gpt.parameters())
+    for step in range(1, 9):
+        torch.nn.init.normal_(weights, mean=step)
+        history.append(weights.detach().double())
+        average.update_parameters(gpt)
+        expected = sum(history[:4]) / len(history[:4])  # then each new one weighs a quarter
+        for later in history[4:]:
+            expected = expected * 0.75 + later * 0.25
+        result = next(average.module.parameters()).double()
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+def test_an_average_over_less_than_a_step_is_the_weights():
+    gpt = small()
+    average = optim.AveragedWeights(gpt, span=0.1)
+    for _ in range(3):
+        torch.nn.init.normal_(gpt.wte.weight)
+        average.update_parameters(gpt)
+        torch.testing.assert_close(average.module.wte.weight, gpt.wte.weight)

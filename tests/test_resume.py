@@ -84,7 +84,7 @@ def assert_same_run(folder, undisturbed) -> None:
     [
         "--dtype=float32",
         "--dtype=bfloat16 --arch=qwen3 --optimizer=muon --attention_window=9 --story_mask=True",
-        "--dtype=float32 --optimizer=muon --lr_schedule=linear",
+        "--dtype=float32 --optimizer=muon --lr_schedule=linear --ema=0.01",
     ],
 )
 def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
@@ -147,13 +147,13 @@ def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
 
 
 def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
-    slow = ("--n_embd=512", "--batch_size=16", "--block_size=256", "--eval_tokens=256")
+    slow = ("--n_embd=512", "--batch_size=32", "--block_size=256", "--eval_tokens=256")
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, *slow)
     process = ForkedCommand("train.py", *options)
     for line in process.stdout:
         if line.startswith("  | step 0:"):
             break
-    time.sleep(0.5)
+    time.sleep(1)  # in the first step, which takes seconds
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -206,6 +206,14 @@ def test_losses_over_all_of_validation_are_the_result_if_they_were_measured(tmp_
     assert sweep.last_losses(tmp_path / "log.csv") == losses
 
 
+def test_losses_of_averaged_weights_are_the_result_where_they_are_better(tmp_path):
+    names = "step,train_loss,val_loss,val_bits_per_byte,ema_val_loss,ema_val_bits_per_byte"
+    for ema, best in (((1.9, 0.9), (1.9, 0.9)), ((2.2, 1.2), (2.0, 1.0))):
+        (tmp_path / "log.csv").write_text(f"{names}\n10,3.0,2.0,1.0,{ema[0]},{ema[1]}\n")
+        losses = sweep.last_losses(tmp_path / "log.csv")
+        assert (losses["val_loss"], losses["val_bits_per_byte"]) == best
+
+
 def test_a_table_of_many_settings_leaves_out_what_is_needed_least():
     row = dict.fromkeys(sweep.RESULT, 1.5) | {"step": 10}
     swept = ["learning_rate", "weight_decay", "warmup_iters", "n_layer"]

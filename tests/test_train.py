@@ -21,8 +21,9 @@ from model import GPT, GPTConfig
 from tinystories import log as log_module
 from tinystories.dataset import open_dataset
 from tinystories.device import select_hardware
+from tinystories.loss import estimate_loss
 from tinystories.optim import Optimizer
-from tinystories.run import MODEL_SETTINGS, load_checkpoint
+from tinystories.run import MODEL_SETTINGS, load_checkpoint, load_model
 from tinystories.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -231,6 +232,34 @@ def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path)
     forked("train.py", f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"]["step"] == 5
     assert json.loads((tmp_path / "config.json").read_text())["max_iters"] == 5
+
+
+def test_averaged_weights_are_evaluated_beside_and_saved_where_they_are_better(dataset, tmp_path):
+    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=40")
+    noisy = ("--learning_rate=0.05", "--min_lr=0.05", "--ema=0.02")
+    done = forked("train.py", *options, *noisy)
+    average, trained = log(tmp_path, "ema_val_loss"), log(tmp_path, "val_loss")
+    assert len(average) == len(trained) - 1  # the first weights have no average
+    assert average[-1] < min(trained)
+    assert f"  | averaged weights: val loss {average[-1]:.4f}, " in done.stdout
+    best, state = (load_checkpoint(tmp_path / name) for name in ("best.pt", "ckpt.pt"))
+    assert best["average"] and best["val_loss"] == min(average)
+    assert f"lowest val loss: {min(average):.4f} after step {best['step']} (averaged" in done.stdout
+    assert best["step"] == 40
+    for name, weight in best["model"].items():
+        assert torch.equal(weight, state["average"][f"module.{name}"])
+        assert weight.dtype == torch.float32
+    evaluated = evaluate_alone(tmp_path, dataset)
+    assert evaluated == pytest.approx(log(tmp_path, "full_val_loss")[-1], rel=1e-6)
+
+
+def evaluate_alone(folder, dataset) -> float:
+    """The loss of a run's best.pt on all of validation, in nats per token."""
+    model, tokenizer, _ = load_model(folder)
+    val = open_dataset(str(dataset), model.config.block_size).val
+    batches = val.batches(val.sequential_starts(), 4)
+    hardware = select_hardware("cpu", "float32")
+    return estimate_loss(model, batches, tokenizer.byte_lengths(), hardware).nats
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

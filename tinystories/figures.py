@@ -41,7 +41,8 @@ WHOLE_FILE: dict[str, Any] = {
 }
 PLOTTED = (  # columns of log.csv
     *("step", "tokens", "minutes", "loss", "learning_rate", "grad_norm"),
-    *("train_loss", "val_loss", "val_bits_per_byte", "full_val_loss", "full_val_bits_per_byte"),
+    *("train_loss", "val_loss", "val_bits_per_byte", "ema_val_loss"),
+    *("full_val_loss", "full_val_bits_per_byte"),
 )
 
 
@@ -66,11 +67,15 @@ def plot_run(folder: Path, parameters: int | None = None) -> None:
             if len(y):
                 label = f"evaluated on {split}: {_result(y)}"
                 loss.plot(x, y, "o-", color=color, markersize=4, label=label)
+        x, y = _finite(steps, log["ema_val_loss"])
+        if len(y):
+            label = f"averaged weights on val: {_result(y)}"
+            loss.plot(x, y, "o--", color=VERMILLION, markersize=4, label=label)
         x, whole = _finite(steps, log["full_val_loss"])
         if len(whole):
             label = f"on the whole validation file: {whole[-1]:.4f}"
             loss.plot(x, whole, color=VERMILLION, label=label, **WHOLE_FILE)
-        shown = ("loss", "train_loss", "val_loss", "full_val_loss")
+        shown = ("loss", "train_loss", "val_loss", "ema_val_loss", "full_val_loss")
         top = _limit_height(loss, [(steps, log[name]) for name in shown])
         first = log["val_loss"][steps == 0]
         if (first > top).any():

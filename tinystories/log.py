@@ -24,6 +24,7 @@ COLUMNS = (  # of log.csv; a step fills the first ones, an evaluation the last o
     *("step", "tokens", "loss", "learning_rate", "grad_norm"),
     *("tokens_per_second", "mfu", "minutes", "eta_minutes"),
     *("train_loss", "val_loss", "val_bits_per_byte"),  # on the same tokens every time
+    *("ema_val_loss", "ema_val_bits_per_byte"),  # of the averaged weights
     *("full_val_loss", "full_val_bits_per_byte"),  # on all of validation, at the end
 )
 HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU     ETA"
@@ -228,12 +229,13 @@ def evaluation_line(row: dict) -> str:
         f"step {row['step']:,}: train loss {row['train_loss']:.4f}, val loss "
         f"{row['val_loss']:.4f}, {row['val_bits_per_byte']:.4f} bits per byte"
     )
-    if "full_val_loss" not in row:
-        return line
-    return (
-        f"{line}\non all of validation: loss {row['full_val_loss']:.4f}, "
-        f"{row['full_val_bits_per_byte']:.4f} bits per byte"
-    )
+    for prefix, name in (("ema", "averaged weights: val"), ("full", "on all of validation:")):
+        if f"{prefix}_val_loss" in row:
+            line += (
+                f"\n{name} loss {row[f'{prefix}_val_loss']:.4f}, "
+                f"{row[f'{prefix}_val_bits_per_byte']:.4f} bits per byte"
+            )
+    return line
 
 
 def closing_lines(s, state, seconds: float) -> str:
@@ -244,9 +246,10 @@ def closing_lines(s, state, seconds: float) -> str:
         seconds: since the command began.
     """
     steps, tokens = counted(state.step, "step"), short_count(state.windows * s.block_size)
+    average = " (averaged weights)" if state.best_is_average else ""
     return (
         f"done in {duration(seconds)}: {steps}, {tokens} tokens, {duration(state.seconds)} "
-        f"of training\nlowest val loss: {state.best_val:.4f} after step {state.best_step:,}, "
-        f"in {s.out_dir}/best.pt\ncurves: {s.out_dir}/loss.png\n"
+        f"of training\nlowest val loss: {state.best_val:.4f} after step {state.best_step:,}"
+        f"{average}, in {s.out_dir}/best.pt\ncurves: {s.out_dir}/loss.png\n"
         f"generate stories: python sample.py --out_dir={s.out_dir}"
     )

@@ -1,9 +1,12 @@
-"""The optimizer: AdamW or Muon, gradient clipping, loss scaling in float16, a non-finite check."""
+"""The optimizer: AdamW or Muon, gradient clipping, loss scaling in float16, a non-finite check;
+the average of the weights.
+"""
 
 import math
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from configurator import UserError
 from model import GPT
@@ -199,3 +202,20 @@ class Optimizer:
             group |= options
         if saved["scaler"]:  # empty where the run was not in float16 before
             self.scaler.load_state_dict(saved["scaler"])
+
+
+class AveragedWeights(AveragedModel):
+    """A copy of a model that averages its weights in float32, most of all over `span` steps.
+
+    An exponential moving average with the decay 1 - 1 / span, once as many steps have been
+    averaged. Before that it is their plain mean, so that the first weights do not weigh more.
+    """
+
+    module: GPT
+
+    def __init__(self, model: GPT, span: float):
+        def mean(average: Tensor, weights: Tensor, count: Tensor | int) -> Tensor:
+            share = torch.as_tensor(1 / (count + 1)).clamp(min(1.0, 1 / span))
+            return average.lerp(weights, share)
+
+        super().__init__(model, avg_fn=mean)

@@ -30,11 +30,11 @@ class TrainedModel:
 
         Each begins with end of text where the vocabulary has it, and fits into the context window.
         """
-        first, end = self.tokenizer.end_of_text or 0, self.tokenizer.end_of_text
-        idx = torch.full((count, 1), first)
+        end = self.tokenizer.end_of_text
+        idx = torch.full((count, 1), end or 0)
         generator = torch.Generator().manual_seed(0)
         length = self.model.config.block_size - 1
         new = self.model.generate(idx, length, end, generator)
         rows = torch.cat([idx, torch.stack(list(new), dim=1)], dim=1)
-        lengths = [len(row) - int((row[1:] == end).sum()) for row in rows]
-        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        padding = [0 if end is None else int((row[1:] == end).sum()) for row in rows]
+        return [row[: len(row) - ends] for row, ends in zip(rows, padding, strict=True)]
