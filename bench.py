@@ -69,6 +69,8 @@ class Settings(RangedSettings):
         for path in filter(None, (self.text, self.compare)):
             if not Path(path).is_file():
                 raise UserError(f"there is no {path}")
+        if Path(self.output).is_dir():
+            raise UserError(f"output={self.output} is a folder; name a file")
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
@@ -92,6 +94,8 @@ def main(s: Settings) -> None:
     earlier = {}
     if s.compare:
         earlier = medians(read_json(Path(s.compare), medians, "python bench.py writes one"))
+    with contextlib.suppress(FileNotFoundError):  # overwrite nothing but an earlier one
+        read_json(Path(s.output), medians, "name another --output")
     start_time = time.perf_counter()
     hardware = device.select_hardware(s.device, s.dtype)
     machine = device.describe_machine(hardware)
@@ -108,7 +112,8 @@ def main(s: Settings) -> None:
                 old = earlier.get(name)
                 cells.append(f"{row['median'] / old:.2f}" if old else "-")
             print(f"{name:36}" + "".join(f"{cell:>10}" for cell in cells))
-    write_json(Path(s.output), {"machine": machine, "settings": asdict(s), "results": results})
+        measured = {"machine": machine, "settings": asdict(s), "results": results}
+        write_json(Path(s.output), measured)  # a later part may fail
     took = time_taken(time.perf_counter() - start_time)
     print("\n" + wrapped(f"results: {s.output}; time: {took}; to compare with them later:"))
     options = [word for word in sys.argv[1:] if not word.startswith("--compare")]

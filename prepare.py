@@ -76,6 +76,7 @@ command_line = configure(Settings)  # answers --help and mistakes before the slo
 
 from tinystories import tokenizer
 from tinystories.dataset import (
+    OWN_FILES,
     SPLITS,
     SplitWriter,
     dataset_folder,
@@ -83,7 +84,7 @@ from tinystories.dataset import (
     write_meta,
     write_vocabulary,
 )
-from tinystories.files import replace_folder
+from tinystories.files import only_writer, replace_folder, short_path
 from tinystories.stories.cleaning import RULES, cleaned
 from tinystories.terminal import counted, duration, progress, short_count
 
@@ -94,11 +95,21 @@ def main(s: Settings) -> None:
         tokenizer.check_size(s.vocab_size, largest)
     assert s.dataset is not None  # __post_init__ gave it a name
     folder = dataset_folder(s.dataset)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "train.bin").exists():
-        raise UserError(f"{folder} exists and holds no dataset; choose another --dataset")
+    with only_writer(folder):
+        prepare(s, folder)
+    print_next(s)
+
+
+def prepare(s: Settings, folder: Path) -> None:
+    """Make the dataset, unless it is there already; raises UserError if something else is."""
+    foreign = {path.name for path in folder.iterdir()} - OWN_FILES if folder.exists() else set()
+    if foreign and (s.overwrite or not (folder / "train.bin").exists()):
+        raise UserError(
+            f"{folder} has {min(foreign)}, which is no part of a dataset; choose another --dataset"
+        )
     source = None if is_on_hub(s.source) else open_stories(s)  # ask the hub only if needed
     inputs = describe_inputs(s, source)
-    if folder.exists() and not s.overwrite:
+    if (folder / "train.bin").exists() and not s.overwrite:
         meta = read_meta(folder)
         if not meta or inputs != prepared_inputs(meta):
             raise UserError(
@@ -107,7 +118,6 @@ def main(s: Settings) -> None:
             )
         print(f"{s.dataset} is already prepared, with these settings:")
         print_summary(s, folder, meta)
-        print_next(s)
         return
     start_time = time.perf_counter()
     if s.tokenizer == "gpt2":
@@ -124,10 +134,9 @@ def main(s: Settings) -> None:
         replace_folder(temp_folder, folder)
     finally:
         shutil.rmtree(temp_folder, ignore_errors=True)
-    print(f"prepared {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}:")
+    print(f"prepared {short_path(folder)}:")
     print_summary(s, folder, meta)
     print(f"prepared in {duration(time.perf_counter() - start_time)}")
-    print_next(s)
 
 
 def open_stories(s: Settings) -> Source:

@@ -46,7 +46,7 @@ import prepare
 import train
 from model import GPTConfig
 from tinystories import dataset, figures
-from tinystories.files import atomic_write, read_json, short_path, write_json
+from tinystories.files import atomic_write, only_writer, read_json, short_path, write_json
 from tinystories.processes import ScriptRunner, print_rank0
 from tinystories.run import MODEL_SETTINGS, load_model, run_folder
 from tinystories.terminal import (
@@ -408,8 +408,10 @@ def main(argv: list[str]) -> None:
             raise UserError(dataset.missing_dataset_message(data, from_files.docs))
         if "full_eval" not in {*fixed, *swept}:
             trial.training["full_eval"] = True  # a short run would measure a part of validation
-    open_sweep_folder(folder, fixed, s.overwrite)
-    if number := run_sweep(trials, configs, from_files.overrides, folder, swept):
+    with only_writer(folder):
+        open_sweep_folder(folder, fixed, s.overwrite)
+        number = run_sweep(trials, configs, from_files.overrides, folder, swept)
+    if number:
         kept = [word for word in argv if not word.startswith("--overwrite")]  # would delete it
         print_rank0(f"stopped; resume with\n{command_text('python', 'sweep.py', *kept)}")
         sys.exit(128 + number)

@@ -10,7 +10,6 @@ Ctrl-C saves and says how to resume. All files go to the run folder, out_dir.
 
 import contextlib
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -106,7 +105,7 @@ import numpy as np
 import torch
 
 from model import GPT, GPTConfig
-from tinystories import dataset, device, generate, log, loss, optim, processes, run
+from tinystories import dataset, device, files, generate, log, loss, optim, processes, run
 from tinystories.processes import RANK, WORLD_SIZE, Stopped, print_rank0
 from tinystories.terminal import progress
 
@@ -389,6 +388,15 @@ def train(r: Run) -> None:
 
 
 def main(s: Settings, overrides: dict, docs: list[str]) -> None:
+    folder = run.run_folder(s.out_dir)
+    writes = RANK == 0 and not s.eval_only
+    with files.only_writer(folder) if writes else contextlib.nullcontext():
+        status = train_run(s, overrides, docs)
+    processes.disconnect(status)
+
+
+def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
+    """Begin or resume a run and train until it ends or is stopped; returns the exit status."""
     start_time = time.perf_counter()
     s, saved = run.begin(s, overrides)
     processes.check_divisible("gradient_accumulation_steps", s.gradient_accumulation_steps)
@@ -400,7 +408,7 @@ def main(s: Settings, overrides: dict, docs: list[str]) -> None:
             r = set_up(s, docs, saved)
             if s.eval_only:
                 print_rank0(log.evaluation_line(evaluate(r, last=True)))
-                return processes.disconnect()
+                return 0
             if RANK == 0:
                 r.log = log.open_log(s, r.state, r.data.tokenizer, saved)
             del saved  # the model and the optimizer have copies
@@ -412,13 +420,12 @@ def main(s: Settings, overrides: dict, docs: list[str]) -> None:
         launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
         command = f"{launcher} train.py --init_from=resume --out_dir={s.out_dir}"
         print_rank0(f"stopped and saved after step {r.state.step}; resume with: {command}")
-        processes.disconnect(128 + stopped.args[0])
-        sys.exit(128 + stopped.args[0])
+        return 128 + stopped.args[0]
     except RuntimeError as error:
         processes.raise_if_peer_failed(error)
         raise
     print_rank0(log.closing_lines(s, r.state, time.perf_counter() - start_time))
-    processes.disconnect()
+    return 0
 
 
 if __name__ == "__main__":

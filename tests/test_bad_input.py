@@ -471,7 +471,7 @@ def test_a_folder_of_something_else_is_not_overwritten(tmp_path):
     (tmp_path / "diary.txt").write_text("Dear diary")
     for overwrite in ("False", "True"):
         options = [*SAME, f"--dataset={tmp_path}", f"--overwrite={overwrite}"]
-        assert "holds no dataset" in complaint("prepare.py", *options)
+        assert "is no part of a dataset" in complaint("prepare.py", *options)
     assert contents(tmp_path) == {"diary.txt": b"Dear diary"}
 
 

@@ -6,8 +6,10 @@ nanoGPT, meta.pkl. Its datasets train here too, and ours there. A window is a se
 tokens: what the model is trained on and what it sees at once.
 """
 
+import contextlib
 import functools
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from configurator import ROOT, UserError
-from tinystories.files import read_json, sha256_of, write_json
+from tinystories.files import only_writer, read_json, sha256_of, write_json
 from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2, read_meta_pkl, write_meta_pkl
 
 FORMAT = 1  # of meta.json
 SPLITS = ("train", "val")
 SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each split
+OWN_FILES = frozenset(
+    [
+        "train.bin",
+        "val.bin",
+        "meta.json",
+        "tokenizer.json",
+        "meta.pkl",
+        "explore.png",
+        "explore.txt",
+    ]
+)  # what commands write into a dataset's folder
 CHUNK = 2**22  # ids that are read at a time
 PROBES, PROBE = 16, 4096  # places of a foreign .bin that are looked at, ids at each
 LLM_C_MAGIC = {20240520: "GPT-2", 20240801: "Llama 3"}  # the first int32 of its .bin files
@@ -56,8 +69,18 @@ class SplitWriter:
 
 
 def dataset_folder(dataset: str) -> Path:
-    """The folder of a dataset: under data/, unless its name is an absolute path."""
-    return ROOT / "data" / Path(dataset).expanduser()
+    """The folder of a dataset: under data/, unless its name is an absolute path.
+
+    If a crash has left it under its temporary name, it is brought back first.
+    """
+    folder = (ROOT / "data" / Path(dataset).expanduser()).resolve()
+    for _ in range(50):  # while prepare.py, which has the lock, replaces it
+        if folder.exists() or not folder.with_name(f".{folder.name}.old").exists():
+            break
+        with contextlib.suppress(UserError), only_writer(folder):
+            break
+        time.sleep(0.1)
+    return folder
 
 
 def write_meta(folder: Path, meta: dict) -> None:

@@ -5,8 +5,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import filelock
 
 from configurator import ROOT, UserError
 
@@ -69,14 +74,66 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
     raise UserError(f"{path} is damaged or not of this version; {advice}")
 
 
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only command that writes a folder, which need not exist; readers never wait for it.
+
+    The lock is a file beside the folder, since a dataset's folder is replaced as a whole. It ends
+    with the process, however that ends. Raises UserError if another process has it.
+    """
+    folder = folder.resolve()
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
+    made = [parent for parent in folder.parents if not parent.exists()]  # the deepest first
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        holder = ""
+        with contextlib.suppress(OSError):
+            holder = path.read_text(encoding="utf-8")
+        raise UserError(
+            f"{short_path(folder)} is being written by {holder or 'another process'}; wait until "
+            "that ends, or name another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"{short_path(folder)}: no lock here ({reason}): start nothing else that writes it")
+        put_back(folder)
+        yield
+        return
+    try:
+        name = Path(sys.argv[0]).name
+        since = time.strftime("%Y-%m-%d %H:%M")
+        text = f"{name}, process {os.getpid()} on {socket.gethostname()} since {since}"
+        with contextlib.suppress(OSError):  # Windows locks the file's content, too
+            path.write_text(text, encoding="utf-8")
+        put_back(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # a process that has just opened it notices
+        lock.release()
+        with contextlib.suppress(OSError):
+            for parent in made:  # leave no empty folders
+                parent.rmdir()
+
+
 def replace_folder(built: Path, folder: Path) -> None:
-    """Put a built folder in place of `folder`; a crash in between leaves the old as .NAME.old."""
+    """Put a built folder in place of `folder`; after a crash in between, `put_back` mends it."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     built.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Bring back the old folder where a crash in `replace_folder` has left none."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
 
 
 def sha256_of(*paths: Path) -> str:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -41,11 +42,11 @@ def connect(device: torch.device) -> None:
         dist.init_process_group(backend, timeout=timedelta(days=1))  # evaluations may take long
 
 
-def disconnect(status: int = 0) -> None:
+def disconnect(status: int) -> NoReturn:
     """Wait for the other processes, shut down torch.distributed and end with this status.
 
-    Only a single process returns. gloo's threads may release a tensor after Python has shut down,
-    which aborts the process (PyTorch's pull request 179291), so Python does not shut down.
+    One of several processes ends without Python's shutdown: after that, gloo's threads may release
+    a tensor, which would abort the process (PyTorch's pull request 179291).
     """
     if WORLD_SIZE > 1:
         dist.barrier()
@@ -54,6 +55,7 @@ def disconnect(status: int = 0) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    sys.exit(status)
 
 
 def average(tensor: torch.Tensor) -> None:

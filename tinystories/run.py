@@ -186,6 +186,7 @@ def begin(settings, overrides: dict) -> tuple:
     folder = run_folder(settings.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out_dir={settings.out_dir} is a file; name a folder")
+    check_own_folder(folder)
     if settings.init_from == "scratch":
         saved = None
     elif settings.init_from == "resume":
@@ -214,6 +215,20 @@ def begin(settings, overrides: dict) -> tuple:
             "another --out_dir, or start over with --overwrite=True"
         )
     return settings, saved
+
+
+def check_own_folder(folder: Path) -> None:
+    """Raises UserError if a folder holds other things than a run, which would be overwritten.
+
+    A run writes its config.json first, so one that was killed before its first save has it.
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if not names or "ckpt.pt" in names:
+        return
+    with contextlib.suppress(FileNotFoundError, UserError):
+        if "max_iters" in read_json(folder / "config.json", bool, ""):
+            return
+    raise UserError(f"{folder} has {names[0]} and is no run; choose another --out_dir")
 
 
 def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
