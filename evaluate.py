@@ -3,7 +3,7 @@
     python evaluate.py                          the run saved last
     python evaluate.py out/x                    this run
     python evaluate.py --compare=out/a,out/b    one column per run, and a plot
-    python evaluate.py --compare=out/a,hf:NAME  beside a model of the Hugging Face hub
+    python evaluate.py --compare=out/a,hf:NAME  with a model of the HF hub
     python evaluate.py --val_source=FILE        the loss on your own stories
     python evaluate.py --nearest=True           show similar training stories
     python evaluate.py --leak=True --dataset=x  overlap with training stories

@@ -5,7 +5,7 @@
     python sample.py --start=FILE:prompt.txt     prompt from a file; - is stdin
     python sample.py --stream=True               token by token
     python sample.py --interactive=True          type prompts, read stories
-    python sample.py hf:NAME                     with a model of the Hugging Face hub
+    python sample.py hf:NAME                     a model of the Hugging Face hub
 
 Stories go to standard output, everything else to standard error.
 """

@@ -310,7 +310,7 @@ def check_causal(name: str, model: Any) -> int:
     changed[0, -1] = 0
     with torch.inference_mode():
         a, b = (model.eval()(input_ids=x, use_cache=False).logits[:, :-1] for x in (ids, changed))
-    if not torch.allclose(a, b, atol=1e-3):
+    if (a - b).abs().max() > 1e-4 * a.std():
         raise UserError(f"{name} is not a causal language model: it reads the tokens it predicts")
     return a.shape[-1]
 
