@@ -5,11 +5,12 @@ import io
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import torch
 import transformers
-from conftest import complaint, contents, make_reciter
+from conftest import complaint, contents, forked, make_reciter
 from hub_server import serving
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -124,6 +125,8 @@ def published(tmp_path_factory) -> dict:
         with torch.no_grad():
             for weights in model.parameters():
                 weights.mul_(5 if weights.dim() > 1 else 1)
+            if kind == "llama":
+                model.lm_head.weight[3:259] = 0  # single bytes, which seldom are characters
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folders
@@ -344,7 +347,7 @@ def test_greedy_text_is_that_of_transformers(published, kind, prompt):
 
 
 def test_a_story_may_be_longer_than_the_window(published):
-    model, tokenizer, *_ = causal_lm.load(f"hf:{published['llama']}")
+    model = causal_lm.load(f"hf:{published['llama']}").model
     ids = list(model.generate(torch.tensor([[1, 5, 9]]), 150, None))
     assert len(ids) == 150
     assert type(model).generate is GPT.generate
@@ -482,10 +485,65 @@ def test_what_is_neither_a_folder_nor_a_name_is_named(name):
         causal_lm.load(name)
 
 
-# In processes of their own ------------------------------------------------------------------
+# From the hub -------------------------------------------------------------------------------
+
+NAME = "someone/TinyStories-2L"
+SAMPLE = ("--device=cpu", "--num_samples=1", "--max_new_tokens=5")
 
 
-def environment(url: str, home, **more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    hub = {"HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
-    return kept | hub | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | more
+@pytest.fixture
+def hub(published, tmp_path, monkeypatch):
+    """A hub with a model; commands of this test use it, with an empty cache."""
+    files = contents(published["gpt_neo"])
+    pickled = {"config.json": files["config.json"], "pytorch_model.bin": b"x"}
+    with serving({NAME: files | {"onnx/model.onnx": b"x"}, "someone/pickled": pickled}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield hub
+
+
+def test_a_model_of_the_hub_is_downloaded(hub, published, capsys):
+    downloaded = forked("sample.py", f"hf:{NAME}@main", *SAMPLE).stdout
+    sample.main(parse(sample.Settings, [f"hf:{published['gpt_neo']}", *SAMPLE]).settings)
+    assert capsys.readouterr().out == downloaded
+    files = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert "model.onnx" not in files
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("someone/nothing", "not found; if it is private, run `hf auth login`"),
+        (f"{NAME}@v9", "no revision 'v9'; give a branch, tag or commit"),
+        ("someone/pickled", "no weights in safetensors, and no others are read"),
+        ("a--b", "not a name on the hub, which is OWNER/NAME"),
+    ],
+)
+def test_a_name_that_the_hub_does_not_have(hub, name, message):
+    assert message in complaint("sample.py", f"hf:{name}", run=forked)
+
+
+def test_a_model_behind_a_login(hub):
+    hub.gated = True
+    line = complaint("evaluate.py", f"--compare=hf:{NAME}", run=forked)
+    assert "access requires a login; run `hf auth login`" in line
+
+
+def test_a_hub_that_cannot_be_reached(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    line = complaint("sample.py", f"hf:{NAME}", run=forked)
+    assert "from http://127.0.0.1:9" in line
+    assert "check the network and run again, or name a folder: hf:FOLDER" in line
+
+
+def test_runs_of_ours_do_without_transformers(published, reciter, monkeypatch, capsys):
+    """And where it is not installed, one line says how to install it."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    sample.main(parse(sample.Settings, [f"--out_dir={reciter(b'Hi.')}", *SAMPLE]).settings)
+    assert capsys.readouterr().out == "Hi.\n"
+    with pytest.raises(UserError, match="package transformers: pip install transformers$"):
+        causal_lm.load(f"hf:{published['gpt2']}")
+    assert "transformers" not in vars(causal_lm)  # imported in a function, so not for --help

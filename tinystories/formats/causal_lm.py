@@ -91,8 +91,9 @@ def find(name: str) -> Path:
 
 def _local_folder(name: str) -> Path | None:
     """The folder that a name means; None if it is of a model on the hub."""
-    folder = ROOT / Path(name.removeprefix(PREFIX)).expanduser()
-    return folder if folder.is_dir() else None
+    path = name.removeprefix(PREFIX)
+    folder = ROOT / Path(path).expanduser()
+    return folder if path and folder.is_dir() else None
 
 
 # The model ----------------------------------------------------------------------------------
