@@ -196,7 +196,7 @@ def test_the_loss_is_that_of_transformers(published, results, tmp_path, kind):
 
 def test_a_real_story_file_has_the_loss_of_transformers(published, results, tinystories, tmp_path):
     with open(tinystories / "valid.txt", encoding="utf-8") as file:
-        texts = [text.strip() for text in file.read(20_000).split("<|endoftext|>")[:10]]
+        texts = [text.strip() for text in file.read(20_000).split("<|endoftext|>")[:6]]
     source = write_stories(tmp_path, texts)
     table(f"--out_dir=hf:{published['llama']}", "--what=loss", f"--val_source={source}")
     model, tokenizer = plain(published["llama"])
@@ -348,8 +348,8 @@ def test_greedy_text_is_that_of_transformers(published, kind, prompt):
 
 def test_a_story_may_be_longer_than_the_window(published):
     model = causal_lm.load(f"hf:{published['llama']}").model
-    ids = list(model.generate(torch.tensor([[1, 5, 9]]), 150, None))
-    assert len(ids) == 150
+    ids = list(model.generate(torch.tensor([[1, 5, 9]]), 80, None))
+    assert len(ids) == 80
     assert type(model).generate is GPT.generate
 
 
@@ -544,6 +544,6 @@ def test_runs_of_ours_do_without_transformers(published, reciter, monkeypatch, c
     monkeypatch.setitem(sys.modules, "transformers", None)
     sample.main(parse(sample.Settings, [f"--out_dir={reciter(b'Hi.')}", *SAMPLE]).settings)
     assert capsys.readouterr().out == "Hi.\n"
-    with pytest.raises(UserError, match="package transformers: pip install transformers$"):
+    with pytest.raises(UserError, match="transformers: pip install transformers"):
         causal_lm.load(f"hf:{published['gpt2']}")
     assert "transformers" not in vars(causal_lm)  # imported in a function, so not for --help

@@ -39,21 +39,20 @@ def measure(subject: Subject) -> dict:
     """
     tokenizer, texts = subject.tokenizer, validation_texts(subject)
     lengths = tokenizer.byte_lengths() if tokenizer.lossless else None
+    start = 0 if tokenizer.lossless else 1  # after first_id
     with validation_file(subject, texts) as file:
         starts, size = file.sequential_starts(), max(1, BATCH_TOKENS // file.block_size)
         total = -(-len(starts) // size)
         windows = subject.progress(file.batches(starts, size), "loss", "batches", total=total)
         all_text = estimate_loss(subject.model, windows, lengths, subject.hardware)
-        story_ids = list(
-            file.story_ids(tokenizer.end_of_text, start=0 if tokenizer.lossless else 1)
-        )
+        story_ids = list(file.story_ids(tokenizer.end_of_text, start))
     if lengths is not None:
         sizes, altered = [int(lengths[ids].sum()) for ids in story_ids], 0
     else:
+        assert texts is not None
         sizes = [len(text.encode(errors="replace")) for text in texts]
         all_text = replace(all_text, bytes=sum(sizes))
-        decoded = map(tokenizer.decode, story_ids)
-        altered = sum(a != b for a, b in zip(decoded, texts, strict=True))
+        altered = sum(map(str.__ne__, map(tokenizer.decode, story_ids), texts))
     stories = [np.append(tokenizer.first_id, ids) for ids in story_ids]
     ones = [1] * len(stories)
     losses = subject.loss_per_text(stories, ones, sizes, "loss per story", "stories")
@@ -97,27 +96,24 @@ def user_source(path: str) -> Source:
     return open_source(path, val_source=path)
 
 
-def validation_texts(subject: Subject) -> list[str]:
-    """The stories that have to be tokenized; none where the dataset has their ids."""
+def validation_texts(subject: Subject) -> list[str] | None:
+    """The stories that have to be tokenized; None where the dataset has their ids."""
     if source := subject.settings.val_source:
-        texts = list(user_source(source).stories("val"))
-        if not any(texts):
-            raise UserError(f"{source} contains no story")
-        return texts
+        return list(user_source(source).stories("val"))
     if subject.tokenizer.lossless:
-        return []
+        return None
     data = subject.dataset()
     return list(data.val.stories(data.tokenizer))
 
 
 @contextmanager
-def validation_file(subject: Subject, texts: list[str]) -> Iterator[TokenFile]:
+def validation_file(subject: Subject, texts: list[str] | None) -> Iterator[TokenFile]:
     """The validation tokens; `texts` are tokenized into a temporary file.
 
     Where bytes are counted on the text, that file begins with the tokenizer's first_id, so that
     all of the text is predicted.
     """
-    if not texts:
+    if texts is None:
         yield subject.dataset().val
         return
     tokenizer, shape = subject.tokenizer, subject.model.config
@@ -128,6 +124,8 @@ def validation_file(subject: Subject, texts: list[str]) -> Iterator[TokenFile]:
                 writer.write(np.array([tokenizer.first_id]), 0, text_bytes=0)
             for batch in batches(texts):
                 writer.write(tokenizer.encode_stories(batch), len(batch), text_bytes=0)
+        if writer.tokens < 2:
+            raise UserError(f"{subject.settings.val_source} contains no story")
         yield TokenFile(path, shape.vocab_size, min(shape.block_size, writer.tokens - 1), dtype)
 
 
