@@ -130,8 +130,8 @@ def main(s: Settings) -> None:
     with device.out_of_memory(hint):
         evaluated = {}
         for name in names:
-            own = with_data(s, names) if is_published(name) else s
-            evaluated[name] = evaluate(open_subject(own, name, hardware))
+            settings = with_data(s, names) if is_published(name) else s
+            evaluated[name] = evaluate(open_subject(settings, name, hardware))
     print_table(evaluated)
     if s.nearest:
         for name, result in evaluated.items():

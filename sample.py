@@ -85,6 +85,8 @@ def main(s: Settings) -> None:
     sampling = Sampling(s.temperature, s.top_k or None, s.top_p, s.min_p, s.repetition_penalty)
     prompt = read_prompt(s.start)
     if s.out_dir and is_published(s.out_dir):
+        if s.checkpoint != "best.pt":
+            raise UserError(f"checkpoint={s.checkpoint} is for runs; {s.out_dir} has none")
         out_dir, (model, tokenizer, checkpoint, _) = s.out_dir, causal_lm.load(s.out_dir)
     else:
         out_dir, checkpoint = locate(s.out_dir, s.checkpoint)

@@ -377,6 +377,12 @@ def test_sample_streams_a_published_model(published, capsys):
     assert texts[0].count("\nOnce") == 2
 
 
+def test_checkpoints_are_of_runs(published):
+    argv = [f"hf:{published['gpt2']}", "--checkpoint=ckpt.pt"]
+    with pytest.raises(UserError, match=r"checkpoint=ckpt\.pt is for runs"):
+        sample.main(parse(sample.Settings, argv).settings)
+
+
 def test_a_model_without_a_cache_of_keys_and_values_generates_the_same():
     config = transformers.MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1)
     torch.manual_seed(0)
