@@ -3,6 +3,7 @@
     python evaluate.py                          the run saved last
     python evaluate.py out/x                    this run
     python evaluate.py --compare=out/a,out/b    one column per run, and a plot
+    python evaluate.py --compare=out/a,hf:NAME  with a model of the HF hub
     python evaluate.py --val_source=FILE        the loss on your own stories
     python evaluate.py --nearest=True           show similar training stories
     python evaluate.py --leak=True --dataset=x  overlap with training stories
@@ -32,14 +33,14 @@ PARTS = {  # what can be measured, and the module in tinystories/evaluation/ tha
 @dataclass
 class Settings(RangedSettings):
     # Runs
-    out_dir: str | None = None  # run folder; None: the run saved last
-    compare: str | None = None  # run folders, separated by commas
+    out_dir: str | None = None  # run folder, or hf:NAME; None: the run saved last
+    compare: str | None = None  # run folders and hf:NAMEs, separated by commas
     plot: str = "out/compare.png"  # file for the curves of --compare
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     what: str = "loss,pairs,generation,memorization"  # parts to measure
     overwrite: bool = False  # ignore cached results in evaluation.json
     # Texts
-    dataset: str | None = None  # folder in data/; None: the run's own
+    dataset: str | None = None  # folder in data/; None: the run's own, which hf:NAME shares
     val_source: str | None = None  # your own stories for the loss, not cleaned
     pairs: str | None = None  # file of minimal pairs; None: prompts/pairs.jsonl
     prompts: str | None = None  # file of prompts; None: prompts/prompts.txt
@@ -81,7 +82,7 @@ class Settings(RangedSettings):
         """The run folder in `evaluate.py out/x`; raises UserError for anything else."""
         if "," in argument:
             raise UserError(f"several runs are compared with --compare={argument}")
-        if not (ROOT / Path(argument).expanduser()).is_dir():
+        if not argument.startswith("hf:") and not (ROOT / Path(argument).expanduser()).is_dir():
             raise UserError(f"{argument} is no run folder, nor a config file that ends in .py")
         return {"out_dir": argument}
 
@@ -99,6 +100,8 @@ from tinystories.evaluation import memorization, validation
 from tinystories.evaluation.results import Rows, number, read_results, write_results
 from tinystories.evaluation.subject import Subject, open_data, open_subject
 from tinystories.files import short_path
+from tinystories.formats import causal_lm
+from tinystories.formats.causal_lm import is_published
 from tinystories.run import locate, newest_run, run_folder
 from tinystories.terminal import (
     command_text,
@@ -125,7 +128,10 @@ def main(s: Settings) -> None:
         log_stderr(reason)
     hint = f"lower samples_per_prompt (now {s.samples_per_prompt}), or take --device=cpu"
     with device.out_of_memory(hint):
-        evaluated = {name: evaluate(open_subject(s, name, hardware)) for name in names}
+        evaluated = {}
+        for name in names:
+            settings = with_data(s, names) if is_published(name) else s
+            evaluated[name] = evaluate(open_subject(settings, name, hardware))
     print_table(evaluated)
     if s.nearest:
         for name, result in evaluated.items():
@@ -138,33 +144,57 @@ def main(s: Settings) -> None:
 def print_ending(s: Settings, evaluated: dict[str, dict], seconds: float) -> None:
     """Say what was made, how long it took, whether the losses compare, and what to do next."""
     losses = {name: result["loss"] for name, result in evaluated.items() if "loss" in result}
+    comparable = {name: loss for name, loss in losses.items() if "altered_stories" not in loss}
     texts = {(loss["stories"], loss["bytes"]) for loss in losses.values()}
     if len(texts) > 1:
         log_stderr("different validation texts: their losses do not compare; use --val_source=FILE")
     elif len({result["run"]["vocabulary"] for result in evaluated.values()}) > 1:
         log_stderr("the vocabularies differ; compare bits per byte, not nats per token")
-    files = [f"{short_path(run_folder(name))}/{RESULT}" for name in evaluated]
+    files = [f"{short_path(result_folder(name))}/{RESULT}" for name in evaluated]
     files += [s.plot] if s.compare else []
     log_stderr(wrapped(f"results: {', '.join(files)}; time: {time_taken(seconds)}"))
     if "memorization" in s.parts() and not s.nearest:
         log_stderr("--nearest=True shows the stories that are closest to training stories")
-    if len(evaluated) == 1 or len(texts) == 1:
+    if len(evaluated) == 1 or (len(texts) == 1 and comparable):
         best = next(iter(evaluated))
         if len(evaluated) > 1:
-            best = min(losses, key=lambda name: losses[name]["all_text"]["bits_per_byte"])
+            best = min(comparable, key=lambda name: losses[name]["all_text"]["bits_per_byte"])
             log_stderr(wrapped(f"the lowest bits per byte: {best}"))
         options = [f"--out_dir={best}"]
-        options += [f"--checkpoint={s.checkpoint}"] if s.checkpoint != "best.pt" else []
+        if s.checkpoint != "best.pt" and not is_published(best):
+            options.append(f"--checkpoint={s.checkpoint}")
         log_stderr("generate stories with it:\n" + command_text("python", "sample.py", *options))
 
 
 def run_names(s: Settings) -> list[str]:
-    """The runs to evaluate, each once; raises UserError if one is missing or there is none."""
+    """The runs and published models to evaluate, each once.
+
+    Raises UserError if one is missing or there is none.
+    """
     wanted = [s.out_dir]
     if s.compare is not None:
         wanted = filter(None, map(str.strip, s.compare.split(",")))
-    names = [locate(name, s.checkpoint)[0] for name in wanted]
-    return list({run_folder(name): name for name in names}.values())
+    names = []
+    for name in wanted:
+        if name and is_published(name):
+            causal_lm.find(name)
+            names.append(name)
+        else:
+            names.append(locate(name, s.checkpoint)[0])
+    return list({result_folder(name): name for name in names}.values())
+
+
+def result_folder(name: str) -> Path:
+    """Where the results about a run or a published model are."""
+    return causal_lm.results_folder(name) if is_published(name) else run_folder(name)
+
+
+def with_data(s: Settings, names: list[str]) -> Settings:
+    """The settings for a published model: without a named dataset, that of the first run."""
+    runs = [run_folder(name) for name in names if not is_published(name)]
+    found = filter(None, (open_data(s.dataset, folder, block_size=1) for folder in runs))
+    data = next(found, None)
+    return replace(s, dataset=str(data.folder)) if data else s
 
 
 def check_plot(s: Settings, plot: Path) -> None:
@@ -239,7 +269,10 @@ def drop_outdated(cached: dict) -> None:
 
 def print_table(evaluated: dict[str, dict]) -> None:
     """Print a column for each run, and one for real stories, or several where data differ."""
-    names = distinct_names(list(map(run_folder, evaluated)))
+    folders = [
+        causal_lm.model_path(name) if is_published(name) else run_folder(name) for name in evaluated
+    ]
+    names = distinct_names(folders)
     by_heading = dict(zip(names, evaluated.values(), strict=True))
     columns = {name: run_rows(r["run"]) | column(r) for name, r in by_heading.items()}
     real = {}  # metrics of real validation stories: the reference values for generated ones

@@ -13,9 +13,9 @@ width D (C / H unless head_dim says otherwise), V ids in the vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -178,7 +178,72 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT(nn.Module):
+class LanguageModel(nn.Module):
+    """What generates: forward(idx, cache=) gives logits; config has block_size and vocab_size."""
+
+    config: Any
+    new_cache: Callable[[], Any]  # an empty cache for forward; its `length` counts its tokens
+    matmul_weights: Callable[[], list[Tensor]]
+    count_parameters: Callable[[], int]
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        idx: Tensor,
+        max_new_tokens: int,
+        eot_id: int | None = None,
+        generator: torch.Generator | None = None,
+        repetition_penalty: float = 1.0,
+        **sampling,
+    ) -> Iterator[Tensor]:
+        """Continue B prompts of equal length, token by token.
+
+        The prompt is read once, then each new token alone, through a KV cache. When the context
+        window is full, generation restarts from its last block_size // 2 tokens with a new cache:
+        the cached keys and values belong to absolute positions, which cannot be shifted. Of a
+        prompt longer than block_size, too, only the last block_size // 2 ids are read.
+
+        Args:
+            idx: ids of the prompts, shape (B, T), T at least 1.
+            eot_id: the id that ends a sequence. Finished rows are padded with it, and generation
+                stops when all rows are finished. None: never stop early.
+            generator: random number generator, on the device of idx.
+            repetition_penalty: divides (or, below zero, multiplies) the logits of ids that are in
+                the text already (Keskar et al. 2019, section 4.1).
+            sampling: as `sample_next_token` takes it.
+
+        Yields:
+            the next id of every row, shape (B,).
+        """
+        window = self.config.block_size
+        cache, next_input = self.new_cache(), idx
+        seen = torch.zeros(len(idx), self.config.vocab_size, dtype=torch.bool, device=idx.device)
+        seen.scatter_(1, idx, True)
+        if eot_id is not None:
+            seen[:, eot_id] = False  # it precedes every story, and must not be penalized at its end
+        finished = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
+        for _ in range(max_new_tokens):
+            if cache.length + next_input.shape[1] > window:
+                cache, next_input = self.new_cache(), idx[:, -max(1, window // 2) :]
+            logits = self(next_input, cache=cache)[:, -1].float()
+            if repetition_penalty != 1:
+                scaled = torch.where(
+                    logits > 0, logits / repetition_penalty, logits * repetition_penalty
+                )
+                logits = torch.where(seen, scaled, logits)
+            new = sample_next_token(logits, generator=generator, **sampling)
+            if eot_id is not None:
+                new = torch.where(finished, eot_id, new)
+                finished = finished | (new == eot_id)
+            yield new
+            if eot_id is not None and finished.all():
+                return
+            next_input = new[:, None]
+            seen.scatter_(1, next_input, True)
+            idx = torch.cat([idx[:, -window:], next_input], dim=1)
+
+
+class GPT(LanguageModel):
     """A decoder-only transformer whose token embedding is also its output head."""
 
     def __init__(self, config: GPTConfig):
@@ -270,6 +335,9 @@ class GPT(nn.Module):
         near = (keys > queries[:, None] - window) & (keys <= queries[:, None])
         return positions, (full, near if full is None else near & full)
 
+    def new_cache(self) -> "KVCache":
+        return KVCache(self.config)
+
     def param_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Matrices, which weight decay applies to, and vectors (biases, LayerNorms)."""
         parameters = list(self.parameters())
@@ -305,62 +373,6 @@ class GPT(nn.Module):
         windowed = c.n_layer // 2 if c.attention_window else 0
         seen = (c.n_layer - windowed) * c.block_size + windowed * (c.attention_window or 0)
         return 6 * self.count_parameters() + 12 * c.n_head * c.head_width * seen
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        idx: Tensor,
-        max_new_tokens: int,
-        eot_id: int | None = None,
-        generator: torch.Generator | None = None,
-        repetition_penalty: float = 1.0,
-        **sampling,
-    ) -> Iterator[Tensor]:
-        """Continue B prompts of equal length, token by token.
-
-        The prompt is read once, then each new token alone, through a KV cache. When the context
-        window is full, generation restarts from its last block_size // 2 tokens with a new cache:
-        the cached keys and values belong to absolute positions, which cannot be shifted. Of a
-        prompt longer than block_size, too, only the last block_size // 2 ids are read.
-
-        Args:
-            idx: ids of the prompts, shape (B, T), T at least 1.
-            eot_id: the id that ends a sequence. Finished rows are padded with it, and generation
-                stops when all rows are finished. None: never stop early.
-            generator: random number generator, on the device of idx.
-            repetition_penalty: divides (or, below zero, multiplies) the logits of ids that are in
-                the text already (Keskar et al. 2019, section 4.1).
-            sampling: as `sample_next_token` takes it.
-
-        Yields:
-            the next id of every row, shape (B,).
-        """
-        window = self.config.block_size
-        cache, next_input = KVCache(self.config), idx
-        seen = torch.zeros(len(idx), self.config.vocab_size, dtype=torch.bool, device=idx.device)
-        seen.scatter_(1, idx, True)
-        if eot_id is not None:
-            seen[:, eot_id] = False  # it precedes every story, and must not be penalized at its end
-        finished = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
-        for _ in range(max_new_tokens):
-            if cache.length + next_input.shape[1] > window:
-                cache, next_input = KVCache(self.config), idx[:, -max(1, window // 2) :]
-            logits = self(next_input, cache=cache)[:, -1].float()
-            if repetition_penalty != 1:
-                scaled = torch.where(
-                    logits > 0, logits / repetition_penalty, logits * repetition_penalty
-                )
-                logits = torch.where(seen, scaled, logits)
-            new = sample_next_token(logits, generator=generator, **sampling)
-            if eot_id is not None:
-                new = torch.where(finished, eot_id, new)
-                finished = finished | (new == eot_id)
-            yield new
-            if eot_id is not None and finished.all():
-                return
-            next_input = new[:, None]
-            seen.scatter_(1, next_input, True)
-            idx = torch.cat([idx[:, -window:], next_input], dim=1)
 
 
 # Generation ---------------------------------------------------------------------------------

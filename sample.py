@@ -5,6 +5,7 @@
     python sample.py --start=FILE:prompt.txt     prompt from a file; - is stdin
     python sample.py --stream=True               token by token
     python sample.py --interactive=True          type prompts, read stories
+    python sample.py hf:NAME                     a model of the Hugging Face hub
 
 Stories go to standard output, everything else to standard error.
 """
@@ -32,7 +33,7 @@ from tinystories.ranges import (
 @dataclass
 class Settings(RangedSettings):
     # Model
-    out_dir: str | None = None  # run folder; None: the run saved last
+    out_dir: str | None = None  # run folder, or hf:NAME; None: the run saved last
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     # Stories
     start: str = ""  # prompt of every story; FILE:path, or - for stdin
@@ -59,12 +60,15 @@ class Settings(RangedSettings):
         """A run folder, a checkpoint or the beginning of a story."""
         if argument.endswith(".pt"):
             return {"checkpoint": argument}
-        return {"out_dir" if Path(argument).is_dir() else "start": argument}
+        is_model = argument.startswith("hf:") or Path(argument).is_dir()
+        return {"out_dir" if is_model else "start": argument}
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import device
+from tinystories.formats import causal_lm
+from tinystories.formats.causal_lm import is_published
 from tinystories.generate import (
     Piece,
     Sampling,
@@ -80,8 +84,13 @@ from tinystories.tokenizer import END_OF_TEXT
 def main(s: Settings) -> None:
     sampling = Sampling(s.temperature, s.top_k or None, s.top_p, s.min_p, s.repetition_penalty)
     prompt = read_prompt(s.start)
-    out_dir, checkpoint = locate(s.out_dir, s.checkpoint)
-    model, tokenizer, _ = load_model(run_folder(out_dir), checkpoint)
+    if s.out_dir and is_published(s.out_dir):
+        if s.checkpoint != "best.pt":
+            raise UserError(f"checkpoint={s.checkpoint} is for runs; {s.out_dir} has none")
+        out_dir, (model, tokenizer, checkpoint, _) = s.out_dir, causal_lm.load(s.out_dir)
+    else:
+        out_dir, checkpoint = locate(s.out_dir, s.checkpoint)
+        model, tokenizer, _ = load_model(run_folder(out_dir), checkpoint)
     hardware = device.select_hardware(s.device, s.dtype)
     model = prepare_for_generation(model.to(hardware.device), hardware)
     log_stderr(f"{checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")

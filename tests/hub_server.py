@@ -1,4 +1,4 @@
-"""A small hub on this machine: it serves dataset repositories over HTTP as the real one does.
+"""A small hub on this machine: it serves repositories over HTTP as the real one does.
 
     with serving({"owner/name": {"data/train.txt": b"..."}}) as hub:
         ... HF_ENDPOINT=hub.url ...
@@ -69,12 +69,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        """/api/datasets/<repo>[/revision/<rev> or /tree/<rev>] and /datasets/<repo>/resolve/..."""
+        """/api/datasets/<repo>[/revision/<rev> or /tree/<rev>] and /datasets/<repo>/resolve/...
+
+        Of models: /api/models/<repo>... and /<repo>/resolve/...
+        """
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")
         api = parts[0] == "api"
-        repo, rest = "/".join(parts[1 + api : 3 + api]), parts[3 + api :]
+        start = api + (parts[api] in ("datasets", "models"))
+        repo, rest = "/".join(parts[start : start + 2]), parts[start + 2 :]
         if repo not in self.hub.repos:
             return self.refuse(401, "RepoNotFound")
         revision = rest[1] if len(rest) > 1 else BRANCH

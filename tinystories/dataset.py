@@ -42,8 +42,8 @@ LLM_C_MAGIC = {20240520: "GPT-2", 20240801: "Llama 3"}  # the first int32 of its
 class SplitWriter:
     """A context manager that writes one split's .bin, and counts what goes in."""
 
-    def __init__(self, path: Path):
-        self.file = open(path, "wb")
+    def __init__(self, path: Path, dtype: str = "<u2"):
+        self.file, self.dtype = open(path, "wb"), dtype
         self.sha256 = hashlib.sha256()
         self.stories = self.tokens = self.bytes = 0
 
@@ -54,8 +54,8 @@ class SplitWriter:
         self.file.close()
 
     def write(self, ids: np.ndarray, stories: int, text_bytes: int) -> None:
-        """Append the uint16 ids of so many stories, and so many UTF-8 bytes of text."""
-        data = ids.astype("<u2").tobytes()
+        """Append the ids of so many stories, and so many UTF-8 bytes of text."""
+        data = ids.astype(self.dtype).tobytes()
         self.file.write(data)
         self.sha256.update(data)
         self.stories += stories
@@ -118,22 +118,23 @@ def write_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
 class TokenFile:
     """One .bin, memory-mapped: only the tokens that are asked for are read.
 
+    In a dataset ids have 16 bits; in a temporary file `dtype` may say otherwise.
     Raises UserError for a file that is missing, of odd size, or shorter than one window.
     """
 
-    def __init__(self, path: Path, vocab_size: int, block_size: int):
+    def __init__(self, path: Path, vocab_size: int, block_size: int, dtype: str = "<u2"):
         self.path, self.vocab_size, self.block_size = path, vocab_size, block_size
         if not path.is_file():
             raise UserError(f"{path} is missing: prepare the dataset again")
-        size = path.stat().st_size
-        if size % 2:
+        size, width = path.stat().st_size, np.dtype(dtype).itemsize
+        if size % width:
             raise UserError(f"{path} has an odd size, {size:,} bytes: it does not hold uint16 ids")
-        if size < 2 * (block_size + 1):
+        if size < width * (block_size + 1):
             raise UserError(
-                f"{path} holds {size // 2:,} tokens; a window of block_size={block_size} "
+                f"{path} holds {size // width:,} tokens; a window of block_size={block_size} "
                 f"needs {block_size + 1:,}: give more stories or a smaller block_size"
             )
-        self.ids = np.memmap(path, dtype="<u2", mode="r")
+        self.ids = np.memmap(path, dtype=dtype, mode="r")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -206,7 +207,7 @@ class TokenFile:
     def story_ids(
         self, end_of_text: int | None, start: int = 0, stop: int | None = None
     ) -> Iterator[np.ndarray]:
-        """The uint16 ids of each story in ids [start, stop), in order and in bounded memory.
+        """The ids of each story in ids [start, stop), in order and in bounded memory.
 
         The end of text that follows a story is the last of its ids.
         """

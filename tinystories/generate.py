@@ -1,6 +1,5 @@
 """Text from a model: several stories at once, streamed piece by piece."""
 
-import codecs
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -9,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from configurator import RangedSettings
-from model import GPT
+from model import LanguageModel
 from tinystories.device import Hardware
 from tinystories.ranges import Count, Fraction, NonNegative, Positive, PositiveFraction
 from tinystories.tokenizer import END_OF_TEXT, Tokenizer
@@ -45,7 +44,7 @@ class Piece(NamedTuple):
     ended: bool  # by the model, now or before
 
 
-def prepare_for_generation(model: GPT, hardware: Hardware) -> GPT:
+def prepare_for_generation(model: LanguageModel, hardware: Hardware) -> LanguageModel:
     """A copy of the model with its matrices in the fastest form, or the model itself.
 
     In a lower precision the matrices are converted once; autocast would do so for every token. In
@@ -65,7 +64,7 @@ def prepare_for_generation(model: GPT, hardware: Hardware) -> GPT:
 
 
 def generate_stories(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     hardware: Hardware,
     prompt: str = "",
@@ -91,7 +90,7 @@ def generate_stories(
         completes characters of which bytes are missing; not after max_chars.
     """
     ids = [tokenizer.first_id, *tokenizer.encode(prompt)]
-    decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(count)]
+    decoders = [tokenizer.stream_decoder(ids[1:]) for _ in range(count)]
     ended, lengths = [False] * count, [0] * count
     new_ids = model.generate(
         torch.tensor([ids] * count, device=hardware.device),
@@ -109,13 +108,13 @@ def generate_stories(
         for i, token in enumerate(new.tolist()):
             is_eot = token == tokenizer.end_of_text
             ended[i] = ended[i] or (stop and is_eot)
-            data = END_OF_TEXT.encode() if is_eot and not stop else tokenizer.token_bytes[token]
-            pieces.append(Piece(decoders[i].decode(data, final=ended[i]), ended[i]))
+            text = decoders[i]([token], is_eot) + (END_OF_TEXT if is_eot and not stop else "")
+            pieces.append(Piece(text, ended[i]))
             lengths[i] += len(pieces[i].text)
         yield pieces
         if max_chars and all(e or n >= max_chars for e, n in zip(ended, lengths, strict=True)):
             return
-    yield [Piece(d.decode(b"", True), e) for d, e in zip(decoders, ended, strict=True)]
+    yield [Piece(d([], True), e) for d, e in zip(decoders, ended, strict=True)]
 
 
 def collect_stories(pieces: Iterable[list[Piece]], prompt: str, count: int) -> list[Story]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model import GPT
+from model import LanguageModel
 from tinystories.device import Hardware
 
 BATCH_TOKENS = 2**14  # at most, in a batch of an evaluation
@@ -42,7 +42,7 @@ class Loss:
 def estimate_loss(
     model: torch.nn.Module,
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
-    byte_lengths: np.ndarray,
+    byte_lengths: np.ndarray | None,
     hardware: Hardware,
 ) -> Loss:
     """The loss over batches of windows. Leaves the model in training mode.
@@ -50,7 +50,7 @@ def estimate_loss(
     Args:
         model: a GPT, compiled or not, that returns the mean loss of (x, y).
         batches: pairs x, y of int64 ids, shape (B, T); y is -1 where there is no target.
-        byte_lengths: UTF-8 bytes of each id, shape (V,).
+        byte_lengths: UTF-8 bytes of each id, shape (V,); None: bytes are not counted.
     """
     loss = Loss()
     model.eval()
@@ -59,7 +59,8 @@ def estimate_loss(
         with hardware.autocast():
             mean = model(*(torch.from_numpy(a).to(hardware.device) for a in (x, y)))
         nats = mean.item() * len(targets)
-        loss += Loss(nats, len(targets), int(byte_lengths[targets].sum()))
+        size = 0 if byte_lengths is None else int(byte_lengths[targets].sum())
+        loss += Loss(nats, len(targets), size)
     model.train()
     return loss
 
@@ -92,19 +93,19 @@ def text_windows(texts: Sequence[np.ndarray], block_size: int) -> list[Window]:
 
 @torch.no_grad()
 def loss_per_text(
-    model: GPT,
+    model: LanguageModel,
     texts: Sequence[np.ndarray],
     context_lengths: Sequence[int],
-    byte_lengths: np.ndarray,
+    text_bytes: Sequence[int],
     hardware: Hardware,
 ) -> list[Loss]:
     """The loss over each text by itself, read in `text_windows`.
 
     Args:
-        model: a GPT in evaluation mode.
+        model: in evaluation mode.
         texts: ids, at least two per text; a story begins with end of text.
         context_lengths: how many ids at the start of each text are read but do not count, >= 1.
-        byte_lengths: UTF-8 bytes of each id, shape (V,).
+        text_bytes: UTF-8 bytes of what counts of each text.
     """
     nats = [np.zeros(len(ids) - 1) for ids in texts]  # of each id after the first
     windows = text_windows(texts, model.config.block_size)
@@ -127,7 +128,7 @@ def loss_per_text(
         for row, (text, start, length, first) in enumerate(batch):
             nats[text][start + first : start + length] = losses[row, first:length]
     losses = []
-    for ids, text_nats, context in zip(texts, nats, context_lengths, strict=True):
-        total, text_bytes = text_nats[context - 1 :].sum(), byte_lengths[ids[context:]].sum()
-        losses.append(Loss(float(total), len(ids) - context, int(text_bytes)))
+    for text_nats, context, size in zip(nats, context_lengths, text_bytes, strict=True):
+        counted = text_nats[context - 1 :]
+        losses.append(Loss(float(counted.sum()), len(counted), size))
     return losses

@@ -16,6 +16,7 @@ Ranks 0 to 255 are the single bytes, so every text can be encoded.
 """
 
 import base64
+import codecs
 import functools
 import io
 import json
@@ -68,9 +69,11 @@ class Tokenizer:
             of characters, which has no such id.
         first_id: the id before a text, with which generation begins: end of text, if there is one.
         token_bytes: the bytes of every id; none for end of text.
+        lossless: decoding gives back every text, so that its bytes can be counted on its ids.
     """
 
     end_of_text: int | None
+    lossless = True
 
     def __init__(self, kind: str, pattern: str, tokens: Sequence[bytes]):
         """Build a tokenizer; raises ValueError for tokens or a pattern that make none.
@@ -147,6 +150,14 @@ class Tokenizer:
                 "decode these ids with the tokenizer that made them"
             )
         return b"".join([self.token_bytes[i] for i in ids.tolist()])
+
+    def stream_decoder(self, ids: Sequence[int]) -> Callable[[list[int], bool], str]:
+        """A function (new ids, last) that returns the text which they add to that of `ids`.
+
+        It keeps the bytes of a character until all are there, or these ids are the last.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda new, last: decoder.decode(b"".join([self.token_bytes[i] for i in new]), last)
 
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of each token, 0 for end of text: an int64 array of shape (vocab_size,)."""

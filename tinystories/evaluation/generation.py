@@ -69,7 +69,7 @@ def measure(subject: Subject) -> dict:
     if subject.data:
         data, splits = subject.data, (subject.data.meta or {}).get("splits", {})
         total = splits.get("train", {}).get("stories")  # unknown in a .bin of another repo
-        training = data.train.stories(subject.tokenizer)
+        training = data.train.stories(data.tokenizer)
         options = {"total": total, "unit_scale": True}
         bar = subject.progress(training, "training words", "stories", **options)
         vocabulary = diversity.vocabulary(bar)
@@ -168,7 +168,7 @@ def real_stories(subject: Subject, count: int) -> list[str]:
     """
     if subject.data is None:
         return []
-    stories = subject.data.val.stories(subject.tokenizer)
+    stories = subject.data.val.stories(subject.data.tokenizer)
     continuations = (FIRST_SENTENCE.sub("", story, count=1) for story in stories)
     max_chars = subject.settings.max_chars
     return [story[:max_chars] for story in islice(filter(None, continuations), count)]

@@ -34,7 +34,7 @@ def measure(subject: Subject) -> dict:
     texts = [story.continuation for story in generated] + real
     options = {"total": len(data.train), "unit_scale": True}
     with subject.progress(None, "copies", "tokens", **options) as bar:
-        matches = copies.nearest(texts, data.folder, subject.tokenizer, bar.update)
+        matches = copies.nearest(texts, data.folder, data.tokenizer, bar.update)
     matches, real_matches = matches[: len(generated)], matches[len(generated) :]
     pairs = list(zip(generated, matches, strict=True))
     pairs.sort(key=lambda pair: (pair[1].rouge_l, pair[1].copied_words), reverse=True)

@@ -5,6 +5,7 @@ As in BLiMP (Warstadt et al. 2020). prompts/README.md says what is tested and ho
 
 import json
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,9 @@ def key(subject: Subject) -> dict:
 def measure(subject: Subject) -> dict:
     """How often the correct continuation has the lower loss per byte.
 
-    The prompt is preceded by the end-of-text token, as every story is in training. Prompt and
-    continuation are tokenized separately, so that both continuations are predicted from the same
-    tokens. Continuations start with a space, where every vocabulary splits text anyway. Pairs with
+    The prompt is preceded by the end-of-text token, as every story is in training. Both
+    continuations are predicted from the tokens that they have in common with the prompt: all of
+    it where continuations start with a space, at which every vocabulary splits text. Pairs with
     characters that a vocabulary lacks are left out; the table says of how many pairs it speaks.
     """
     encode, can_encode = subject.tokenizer.encode, subject.tokenizer.can_encode
@@ -81,12 +82,15 @@ def measure(subject: Subject) -> dict:
     pairs = [p for p in pairs if can_encode(p.beginning + p.right + p.wrong)]
     if not pairs:
         raise UserError("no minimal pair can be written in the characters of this vocabulary")
-    texts, context_lengths = [], []
+    texts, context_lengths, sizes = [], [], []
     for pair in pairs:
-        prompt = [subject.tokenizer.first_id, *encode(pair.beginning)]
-        texts += [np.array(prompt + encode(side)) for side in (pair.right, pair.wrong)]
-        context_lengths += [len(prompt)] * 2
-    losses = subject.loss_per_text(texts, context_lengths, "pairs", "texts")
+        first, sides = [subject.tokenizer.first_id], (pair.right, pair.wrong)
+        prompt, *both = (first + encode(pair.beginning + side) for side in ("", *sides))
+        texts += map(np.array, both)
+        common = takewhile(lambda ids: len(set(ids)) == 1, zip(prompt, *both, strict=False))
+        context_lengths += [len(list(common))] * 2
+        sizes += [len(side.encode(errors="replace")) for side in sides]
+    losses = subject.loss_per_text(texts, context_lengths, sizes, "pairs", "texts")
     bits = [loss.bits_per_byte for loss in losses]
     correct = [right < wrong for right, wrong in zip(bits[::2], bits[1::2], strict=True)]
     groups, distances = {}, {}

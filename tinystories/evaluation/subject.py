@@ -1,4 +1,4 @@
-"""What is evaluated: a run's model, and the data that it was trained on.
+"""What is evaluated: a run's model, or a published one, and the data that it is measured with.
 
 Each part of an evaluation is a module of this folder with
 
@@ -19,10 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import UserError
-from model import GPT
+from model import LanguageModel
 from tinystories.dataset import Dataset, dataset_folder, open_dataset
 from tinystories.device import Hardware
 from tinystories.files import sha256_of
+from tinystories.formats import causal_lm
+from tinystories.formats.causal_lm import is_published
 from tinystories.loss import Loss, loss_per_text
 from tinystories.run import find_checkpoint, load_model, read_config, run_folder
 from tinystories.terminal import progress
@@ -33,12 +35,12 @@ TEXTS_AT_ONCE = 512  # between two steps of the progress bar
 
 @dataclass(frozen=True)
 class Subject:
-    """A run that is evaluated."""
+    """A run that is evaluated, or a published model."""
 
     settings: Any  # of evaluate.py
     name: str  # of the run, as the user wrote it
-    folder: Path
-    model: GPT
+    folder: Path  # of the results
+    model: LanguageModel
     tokenizer: Tokenizer
     hardware: Hardware
     info: dict  # identifies the model; stored under "run" in evaluation.json
@@ -48,6 +50,11 @@ class Subject:
     def dataset(self) -> Dataset:
         """The data; raises UserError if there is none."""
         if self.data is None:
+            if is_published(self.name):
+                raise UserError(
+                    f"{self.name} comes without stories: name a dataset with --dataset=, or use "
+                    "--val_source=FILE --what=loss,pairs,generation"
+                )
             raise UserError(
                 f"the dataset of {self.name} is missing or has another tokenizer now: prepare it, "
                 "name it with --dataset=, or use --val_source=FILE --what=loss,pairs,generation"
@@ -64,16 +71,20 @@ class Subject:
         return progress(items, f"{self.stage}{desc}", unit, **options)
 
     def loss_per_text(
-        self, texts: Sequence[np.ndarray], context_lengths: Sequence[int], desc: str, unit: str
+        self,
+        texts: Sequence[np.ndarray],
+        context_lengths: Sequence[int],
+        text_bytes: Sequence[int],
+        desc: str,
+        unit: str,
     ) -> list[Loss]:
         """`loss.loss_per_text` with a progress bar."""
-        lengths, losses = self.tokenizer.byte_lengths(), []
-        model = self.model.eval()
+        model, losses = self.model.eval(), []
         with self.progress(None, desc, unit, total=len(texts)) as bar:
             for first in range(0, len(texts), TEXTS_AT_ONCE):
                 part = slice(first, first + TEXTS_AT_ONCE)
-                context = context_lengths[part]
-                losses += loss_per_text(model, texts[part], context, lengths, self.hardware)
+                values = (texts[part], context_lengths[part], text_bytes[part])
+                losses += loss_per_text(model, *values, self.hardware)
                 bar.update(len(losses) - bar.n)
         return losses
 
@@ -83,6 +94,8 @@ def open_subject(settings: Any, name: str, hardware: Hardware) -> Subject:
 
     Raises UserError if either is damaged, or settings.dataset has another tokenizer.
     """
+    if is_published(name):
+        return _open_published(settings, name, hardware)
     folder = run_folder(name)
     checkpoint = find_checkpoint(folder, Path(settings.checkpoint).name)
     model, tokenizer, state = load_model(folder, checkpoint.name)
@@ -100,6 +113,24 @@ def open_subject(settings: Any, name: str, hardware: Hardware) -> Subject:
         if settings.dataset:
             raise UserError(f"{data.folder} was prepared with another tokenizer than {name} has")
         data = None  # prepared again since then
+    model.to(hardware.device)
+    return Subject(settings, name, folder, model, tokenizer, hardware, info, data)
+
+
+def _open_published(settings: Any, name: str, hardware: Hardware) -> Subject:
+    """A published model, and the data that the settings name; its tokenizer may be any."""
+    model, tokenizer, weights, sha256 = causal_lm.load(name)
+    info = {
+        "checkpoint": weights,
+        "sha256": sha256,
+        "step": None,
+        "parameters": model.count_parameters(),
+        "vocabulary": tokenizer.vocab_size,
+        "block_size": model.config.block_size,
+    }
+    folder = causal_lm.results_folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = open_dataset(settings.dataset, block_size=1) if settings.dataset else None
     model.to(hardware.device)
     return Subject(settings, name, folder, model, tokenizer, hardware, info, data)
 

@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,23 +31,38 @@ def key(subject: Subject) -> dict:
 
 
 def measure(subject: Subject) -> dict:
-    """The loss over the whole text, and over each story by itself."""
-    tokenizer, hardware = subject.tokenizer, subject.hardware
-    eot = tokenizer.end_of_text
-    with validation_file(subject) as file:
+    """The loss over the whole text, and over each story by itself.
+
+    Bytes are counted on the ids where a tokenizer is lossless, else on the text; then the result
+    also says how many stories decoding does not give back, if there are any: the bits per byte of
+    an altered text do not compare with those of the text.
+    """
+    tokenizer, texts = subject.tokenizer, validation_texts(subject)
+    lengths = tokenizer.byte_lengths() if tokenizer.lossless else None
+    start = 0 if tokenizer.lossless else 1  # after first_id
+    with validation_file(subject, texts) as file:
         starts, size = file.sequential_starts(), max(1, BATCH_TOKENS // file.block_size)
         total = -(-len(starts) // size)
         windows = subject.progress(file.batches(starts, size), "loss", "batches", total=total)
-        all_text = estimate_loss(subject.model, windows, tokenizer.byte_lengths(), hardware)
-        stories = [np.append(tokenizer.first_id, ids) for ids in file.story_ids(eot)]
-    losses = subject.loss_per_text(stories, [1] * len(stories), "loss per story", "stories")
+        all_text = estimate_loss(subject.model, windows, lengths, subject.hardware)
+        story_ids = list(file.story_ids(tokenizer.end_of_text, start))
+    if lengths is not None:
+        sizes, altered = [int(lengths[ids].sum()) for ids in story_ids], 0
+    else:
+        assert texts is not None
+        sizes = [len(text.encode(errors="replace")) for text in texts]
+        all_text = replace(all_text, bytes=sum(sizes))
+        altered = sum(map(str.__ne__, map(tokenizer.decode, story_ids), texts))
+    stories = [np.append(tokenizer.first_id, ids) for ids in story_ids]
+    ones = [1] * len(stories)
+    losses = subject.loss_per_text(stories, ones, sizes, "loss per story", "stories")
     return {
         "stories": len(stories),
-        "bytes": sum(loss.bytes for loss in losses),
+        "bytes": sum(sizes),
         "all_text": loss_metrics(all_text),
         "per_story": loss_metrics(sum(losses, Loss()))
         | {"bits_per_byte_95": interval_of_mean(losses)},
-    }
+    } | ({"bits_per_byte_compare": False, "altered_stories": altered} if altered else {})
 
 
 def rows(result: dict) -> Rows:
@@ -59,12 +75,16 @@ def rows(result: dict) -> Rows:
             "bits per byte": f"{part['bits_per_byte']:.4f}",
         }
 
-    interval = result["per_story"]["bits_per_byte_95"]
+    interval, text = result["per_story"]["bits_per_byte_95"], {}
+    if altered := result.get("altered_stories"):
+        label = "Bits per byte do not compare, since the tokenizer alters the text"
+        text = {label: {"altered stories": number(altered)}}
     return {
         "Validation text": {
             "stories": number(result["stories"]),
             "bytes": number(result["bytes"]),
         },
+        **text,
         "Loss, concatenated text": metrics(result["all_text"]),
         "Loss, per story": metrics(result["per_story"])
         | {"95 % interval": "{:.4f}-{:.4f}".format(*interval) if interval else "n/a"},
@@ -76,21 +96,37 @@ def user_source(path: str) -> Source:
     return open_source(path, val_source=path)
 
 
+def validation_texts(subject: Subject) -> list[str] | None:
+    """The stories that have to be tokenized; None where the dataset has their ids."""
+    if source := subject.settings.val_source:
+        return list(user_source(source).stories("val"))
+    if subject.tokenizer.lossless:
+        return None
+    data = subject.dataset()
+    return list(data.val.stories(data.tokenizer))
+
+
 @contextmanager
-def validation_file(subject: Subject) -> Iterator[TokenFile]:
-    """The validation tokens; the user's own stories are tokenized into a temporary file."""
-    source, tokenizer = subject.settings.val_source, subject.tokenizer
-    if source is None:
+def validation_file(subject: Subject, texts: list[str] | None) -> Iterator[TokenFile]:
+    """The validation tokens; `texts` are tokenized into a temporary file.
+
+    Where bytes are counted on the text, that file begins with the tokenizer's first_id, so that
+    all of the text is predicted.
+    """
+    if texts is None:
         yield subject.dataset().val
         return
+    tokenizer, shape = subject.tokenizer, subject.model.config
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path, block_size = Path(folder) / "val.bin", subject.model.config.block_size
-        with SplitWriter(path) as writer:
-            for batch in batches(user_source(source).stories("val")):
+        path, dtype = Path(folder) / "val.bin", "<u4"
+        with SplitWriter(path, dtype) as writer:
+            if not tokenizer.lossless:
+                writer.write(np.array([tokenizer.first_id]), 0, text_bytes=0)
+            for batch in batches(texts):
                 writer.write(tokenizer.encode_stories(batch), len(batch), text_bytes=0)
         if writer.tokens < 2:
-            raise UserError(f"{source} contains no story")
-        yield TokenFile(path, tokenizer.vocab_size, min(block_size, writer.tokens - 1))
+            raise UserError(f"{subject.settings.val_source} contains no story")
+        yield TokenFile(path, shape.vocab_size, min(shape.block_size, writer.tokens - 1), dtype)
 
 
 def loss_metrics(loss: Loss) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configurator import UserError
+from tinystories import hub
 from tinystories.files import sha256_of
 from tinystories.stories.files import (
     READERS,
@@ -100,26 +101,8 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
 
 def _download(repo: str, revision: str, pattern: str | list[str]) -> Path:
     """The folder of the files that fit a pattern; UserError says what to do where it fails."""
-    from huggingface_hub import constants, errors, snapshot_download
-
-    options = {"repo_type": "dataset", "revision": revision, "allow_patterns": pattern}
-    try:
-        return Path(snapshot_download(repo, **options))
-    except Exception as error:  # sockets, HTTP, TLS, Xet and disks have their own exceptions
-        reason = error.__cause__ or error
-        text = " ".join(f"{type(reason).__name__}: {reason}".split())[:160]
-        messages = {  # the first that fits
-            errors.RevisionNotFoundError: f"no revision {revision!r}; give a branch, tag or commit",
-            errors.GatedRepoError: "access requires a login; run `hf auth login`",
-            errors.RepositoryNotFoundError: "not found; if it is private, run `hf auth login`",
-            errors.OfflineModeIsEnabled: "not in the cache, and HF_HUB_OFFLINE is set; unset it",
-            Exception: f"{text}; check the network and run again",
-        }
-        kind = next(k for k in messages if isinstance(error, k) or isinstance(reason, k))
-        raise UserError(
-            f"cannot get {repo} from {constants.ENDPOINT}: {messages[kind]}, "
-            "or choose --source=PATH, or --source=storybook, which needs no network"
-        ) from None
+    advice = "or choose --source=PATH, or --source=storybook, which needs no network"
+    return hub.download(repo, revision, pattern, "dataset", advice)
 
 
 def hub_texts(
