@@ -6,40 +6,42 @@
 /** kernel.wat in plain JavaScript on the same memory: the same sums, so the same results. */
 function plainKernel(buffer) {
   const [int8, float32] = [new Int8Array(buffer), new Float32Array(buffer)];
-  const sums = new Float32Array(16);
-  const addHalves = (half) => {
-    for (; half >= 1; half /= 2) for (let i = 0; i < half; i++) sums[i] += sums[i + half];
-    return sums[0];
-  };
+  const sums = new Float32Array(4);
+  const sumOfFour = () => Math.fround(sums[0] + sums[2]) + Math.fround(sums[1] + sums[3]);
+  const { fround } = Math; // rounds to float32
   return {
     matvec(weights, scales, x, y, rows, columns) {
       [scales, x, y] = [scales / 4, x / 4, y / 4];
       for (let row = 0; row < rows; row++, weights += columns) {
-        sums.fill(0);
-        for (let column = 0; column < columns; column += 16) {
-          for (let i = 0; i < 16; i++) {
-            sums[i] += Math.fround(int8[weights + column + i] * float32[x + column + i]);
+        for (let i = 0; i < 4; i++) {
+          let [a, b, c, d] = [0, 0, 0, 0];
+          for (let at = i; at < columns; at += 16) {
+            a = fround(a + fround(int8[weights + at] * float32[x + at]));
+            b = fround(b + fround(int8[weights + at + 4] * float32[x + at + 4]));
+            c = fround(c + fround(int8[weights + at + 8] * float32[x + at + 8]));
+            d = fround(d + fround(int8[weights + at + 12] * float32[x + at + 12]));
           }
+          sums[i] = fround(a + c) + fround(b + d);
         }
-        float32[y + row] = float32[scales + row] * addHalves(8);
+        float32[y + row] = float32[scales + row] * fround(sumOfFour());
       }
     },
     scores(q, k, y, count, width, stride) {
       [q, k, y, stride] = [q / 4, k / 4, y / 4, stride / 4];
       for (let t = 0; t < count; t++, k += stride) {
         sums.fill(0);
-        for (let i = 0; i < width; i++) sums[i % 4] += Math.fround(float32[q + i] * float32[k + i]);
-        float32[y + t] = addHalves(2);
+        for (let i = 0; i < width; i++) sums[i % 4] += fround(float32[q + i] * float32[k + i]);
+        float32[y + t] = sumOfFour();
       }
     },
     mix(p, v, y, count, width, stride) {
       [p, v, y, stride] = [p / 4, v / 4, y / 4, stride / 4];
       for (let i = 0; i < width; i++, v++) {
-        sums[0] = 0;
+        let sum = 0;
         for (let t = 0; t < count; t++) {
-          sums[0] += Math.fround(float32[p + t] * float32[v + t * stride]);
+          sum = fround(sum + fround(float32[p + t] * float32[v + t * stride]));
         }
-        float32[y + i] = sums[0];
+        float32[y + i] = sum;
       }
     },
   };
