@@ -271,7 +271,7 @@ def test_docs_story_is_what_the_exporter_makes_of_its_weights():
 
 
 def test_names_cannot_break_the_page(tokenizer, tmp_path):
-    folder = tmp_path / "a <b> & </script>"
+    folder = tmp_path / "a <b> &amp; <script>"
     name = "</script><!--<script>"
     folder.mkdir(parents=True)
     model = random_model(tokenizer.vocab_size)

@@ -111,7 +111,7 @@ def read(text: str) -> tuple[dict, bytes]:
 
 def describe(trained: TrainedModel) -> dict:
     """The name of the model and a sentence about it, in which unknown things are left out."""
-    about = f"A language model of {trained.model.count_parameters() / 1e6:.2g} million parameters"
+    about = f"A language model of {trained.model.count_parameters() / 1e6:.2f} million parameters"
     if dataset := trained.settings.get("dataset"):
         about += f", trained on {Path(dataset).name}"
     if (bits := bits_per_byte(trained)) is not None:

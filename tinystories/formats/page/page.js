@@ -20,11 +20,11 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A probability as people read it: 42 %, 3.1 %, 0.05 %. */
+/** A probability in percent, as people read it: 42, 3.1, 0.05. */
 function percent(probability) {
-  if (probability < 0.0001) return "< 0.01 %";
+  if (probability < 0.0001) return "<0.01";
   const digits = probability >= 0.0995 ? 0 : probability >= 0.00995 ? 1 : 2;
-  return `${(100 * probability).toFixed(digits)} %`;
+  return (100 * probability).toFixed(digits);
 }
 
 const shadeOf = (probability) => SHADES.filter((limit) => probability < limit).length;
@@ -90,7 +90,7 @@ function showWord(story, word) {
   word.before?.remove();
   word.after?.remove();
   word.element.textContent = inside;
-  word.element.title = percent(word.probability);
+  word.element.title = `${percent(word.probability)} %`;
   word.element.dataset.percent = percent(word.probability);
   word.element.dataset.shade = shadeOf(word.probability);
   word.element.before((word.before = document.createTextNode(before)));
@@ -178,7 +178,7 @@ function ask(story, index) {
   const most = found[0].probability;
   const rows = found.map((alternative) => {
     const text = alternative.text.trim() || (alternative.text ? "(new line)" : "(the end)");
-    const label = make("small", { textContent: percent(alternative.probability) });
+    const label = make("small", { textContent: `${percent(alternative.probability)} %` });
     const button = make("button", { type: "button" }, make("span", { textContent: text }), label);
     button.style.setProperty("--part", `${(100 * alternative.probability) / most}%`);
     if (alternative.text === word.text) button.setAttribute("aria-current", "true");
