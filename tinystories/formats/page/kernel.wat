@@ -43,11 +43,14 @@
         (local.set $weights (i32.add (local.get $weights) (i32.const 16)))
         (local.set $column (i32.add (local.get $column) (i32.const 64)))
         (br_if $next_columns (i32.lt_u (local.get $column) (local.get $x_end))))
+      (local.set $a (f32x4.add
+        (f32x4.add (local.get $a) (local.get $c))
+        (f32x4.add (local.get $b) (local.get $d))))
       (f32.store (local.get $y) (f32.mul
         (f32.load (local.get $scales))
-        (call $sum_of_four (f32x4.add
-          (f32x4.add (local.get $a) (local.get $c))
-          (f32x4.add (local.get $b) (local.get $d))))))
+        (f32.add
+          (f32.add (f32x4.extract_lane 0 (local.get $a)) (f32x4.extract_lane 2 (local.get $a)))
+          (f32.add (f32x4.extract_lane 1 (local.get $a)) (f32x4.extract_lane 3 (local.get $a))))))
       (local.set $scales (i32.add (local.get $scales) (i32.const 4)))
       (local.set $y (i32.add (local.get $y) (i32.const 4)))
       (br_if $next_row (i32.lt_u (local.get $y) (local.get $y_end)))))
@@ -69,7 +72,9 @@
           (v128.load (i32.add (local.get $k) (local.get $at))))))
         (local.set $at (i32.add (local.get $at) (i32.const 16)))
         (br_if $next_four (i32.lt_u (local.get $at) (local.get $end))))
-      (f32.store (local.get $y) (call $sum_of_four (local.get $sum)))
+      (f32.store (local.get $y) (f32.add
+        (f32.add (f32x4.extract_lane 0 (local.get $sum)) (f32x4.extract_lane 2 (local.get $sum)))
+        (f32.add (f32x4.extract_lane 1 (local.get $sum)) (f32x4.extract_lane 3 (local.get $sum)))))
       (local.set $k (i32.add (local.get $k) (local.get $stride)))
       (local.set $y (i32.add (local.get $y) (i32.const 4)))
       (br_if $next_key (i32.lt_u (local.get $y) (local.get $y_end)))))
@@ -95,10 +100,4 @@
       (v128.store (local.get $y) (local.get $sum))
       (local.set $v (i32.add (local.get $v) (i32.const 16)))
       (local.set $y (i32.add (local.get $y) (i32.const 16)))
-      (br_if $next_four (i32.lt_u (local.get $y) (local.get $y_end)))))
-
-  ;; The sum of a vector, by halves: (0 + 2) + (1 + 3).
-  (func $sum_of_four (param $x v128) (result f32)
-    (f32.add
-      (f32.add (f32x4.extract_lane 0 (local.get $x)) (f32x4.extract_lane 2 (local.get $x)))
-      (f32.add (f32x4.extract_lane 1 (local.get $x)) (f32x4.extract_lane 3 (local.get $x))))))
+      (br_if $next_four (i32.lt_u (local.get $y) (local.get $y_end))))))

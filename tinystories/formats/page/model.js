@@ -193,9 +193,10 @@ class Model {
     const weight = this.tensors[`${name}.weight`].numbers;
     const bias = this.tensors[`${name}.bias`]?.numbers;
     let [mean, variance] = [0, 0];
-    if (gpt2) for (const value of x) mean += value / x.length;
-    for (const value of x) variance += (value - mean) ** 2 / x.length;
-    const scale = 1 / Math.sqrt(variance + (gpt2 ? 1e-5 : 1e-6));
+    if (gpt2) for (let i = 0; i < x.length; i++) mean += x[i];
+    mean /= x.length;
+    for (let i = 0; i < x.length; i++) variance += (x[i] - mean) ** 2;
+    const scale = 1 / Math.sqrt(variance / x.length + (gpt2 ? 1e-5 : 1e-6));
     const y = new Float32Array(x.length);
     for (let i = 0; i < x.length; i++) y[i] = (x[i] - mean) * scale * weight[i];
     return bias ? add(y, bias) : y;
@@ -239,12 +240,12 @@ class Model {
         k = this.rotate(this.norm(k, `${name}.k_norm`), angles);
       }
       const at = 4 * head * stored;
-      this.floats(this.q, D).set(q);
+      const query = this.floats(this.q, D);
+      for (let i = 0; i < D; i++) query[i] = q[i] / Math.sqrt(D);
       this.floats(keys + position * stride + at, D).set(k);
       this.floats(values + position * stride + at, D).set(v);
       const [from, count] = [first * stride + at, probs.length];
       kernel.scores(this.q, keys + from, this.probs, count, stored, stride);
-      for (let t = 0; t < count; t++) probs[t] /= Math.sqrt(D);
       softmax(probs);
       kernel.mix(this.probs, values + from, this.mixed, count, stored, stride);
       y.set(this.floats(this.mixed, D), head * D);
