@@ -1,7 +1,8 @@
 // What is seen: the form, the stories and their words, and the panel of alternatives.
 //
-// A story is { ids, promptLength, words, settings, random, ended, number, element, text }; a word
-// of it is { start, end, text, probability, element }, made of the ids from start to end.
+// A story has the ids and promptLength that generate.js needs, its settings and random numbers, its
+// elements in the page, and words: { start, end, text, probability, element }, made of the ids from
+// start to end.
 
 const byId = (id) => document.getElementById(id);
 const page = JSON.parse(byId("page").textContent);
