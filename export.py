@@ -2,6 +2,7 @@
 
     python export.py --to=nanogpt                  the run saved last
     python export.py --to=nanogpt --out_dir=out/x  another run
+    python export.py --to=html                     a web page that generates stories
 
 The files go to export/ in the run folder.
 """
@@ -13,12 +14,12 @@ from pathlib import Path
 
 from configurator import RangedSettings, UserError, configure, start
 
-FORMATS = ("nanogpt",)  # modules of tinystories/formats/
+FORMATS = ("nanogpt", "html")  # modules of tinystories/formats/
 
 
 @dataclass
 class Settings(RangedSettings):
-    to: str | None = None  # formats: nanogpt
+    to: str | None = None  # formats: nanogpt, html (a page with the model)
     out_dir: str | None = None  # run folder; None: the run saved last
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     verify: bool = True  # read the export again and compare its logits
