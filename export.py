@@ -10,19 +10,21 @@ import shutil
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from configurator import RangedSettings, UserError, configure, start
 
-FORMATS = ("nanogpt",)  # modules of tinystories/formats/
+FORMATS = ("nanogpt", "gguf")  # modules of tinystories/formats/
 
 
 @dataclass
 class Settings(RangedSettings):
-    to: str | None = None  # formats: nanogpt
+    to: str | None = None  # formats: nanogpt, gguf
     out_dir: str | None = None  # run folder; None: the run saved last
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     verify: bool = True  # read the export again and compare its logits
     overwrite: bool = False  # replace an earlier export
+    gguf_dtype: Literal["f16", "f32", "q8_0"] = "f16"  # of gguf's matrices
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,7 +51,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
+def export(writer, final: Path, trained: TrainedModel, settings: Settings) -> None:
     """Write one format, whole or not at all, and say what it is for.
 
     Raises:
@@ -59,12 +61,12 @@ def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
     remove(partial)
     partial.parent.mkdir(exist_ok=True)
     try:
-        usage = writer.write(partial, final, trained)
+        usage = writer.write(partial, final, trained, settings)
         checked = ""
-        if verify:
-            difference = writer.verify(partial, trained)
+        if settings.verify:
+            difference, allowed = writer.verify(partial, trained)
             checked = f", read again: logits differ by {difference:.2g} at most"
-            if not difference <= writer.TOLERANCE:
+            if not difference <= allowed:
                 raise UserError(f"{final.name}{checked}, too much; nothing was written")
         if partial.is_dir():
             replace_folder(partial, final)
@@ -90,7 +92,7 @@ def main(s: Settings) -> None:
         writer.check_exportable(model.config)
     print(f"exporting {checkpoint} of {out_dir}")
     for writer, path in zip(writers, paths, strict=True):
-        export(writer, path, trained, s.verify)
+        export(writer, path, trained, s)
 
 
 if __name__ == "__main__":
