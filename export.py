@@ -2,6 +2,7 @@
 
     python export.py --to=nanogpt                  the run saved last
     python export.py --to=nanogpt --out_dir=out/x  another run
+    python export.py --to=gguf                     for llama.cpp, Ollama, LM Studio
 
 The files go to export/ in the run folder.
 """
@@ -24,7 +25,7 @@ class Settings(RangedSettings):
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     verify: bool = True  # read the export again and compare its logits
     overwrite: bool = False  # replace an earlier export
-    gguf_dtype: Literal["f16", "f32", "q8_0"] = "f16"  # of gguf's matrices
+    gguf_dtype: Literal["f16", "f32", "q8_0"] = "f16"  # of the matrices in gguf
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,7 +52,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def export(writer, final: Path, trained: TrainedModel, settings: Settings) -> None:
+def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
     """Write one format, whole or not at all, and say what it is for.
 
     Raises:
@@ -61,11 +62,14 @@ def export(writer, final: Path, trained: TrainedModel, settings: Settings) -> No
     remove(partial)
     partial.parent.mkdir(exist_ok=True)
     try:
-        usage = writer.write(partial, final, trained, settings)
+        usage = writer.write(partial, final, trained)
         checked = ""
-        if settings.verify:
-            difference, allowed = writer.verify(partial, trained)
+        if verify:
+            difference = writer.verify(partial, trained)
             checked = f", read again: logits differ by {difference:.2g} at most"
+            allowed = writer.TOLERANCE
+            if isinstance(allowed, dict):
+                allowed = allowed[trained.gguf_dtype]
             if not difference <= allowed:
                 raise UserError(f"{final.name}{checked}, too much; nothing was written")
         if partial.is_dir():
@@ -87,12 +91,12 @@ def main(s: Settings) -> None:
             raise UserError(f"{path} is there already; --overwrite replaces it")
     model, tokenizer, state = load_model(folder, checkpoint)
     settings = read_config(folder) if (folder / "config.json").is_file() else {}
-    trained = TrainedModel(folder, model, tokenizer, state, settings)
+    trained = TrainedModel(folder, model, tokenizer, state, settings, s.gguf_dtype)
     for writer in writers:
         writer.check_exportable(model.config)
     print(f"exporting {checkpoint} of {out_dir}")
     for writer, path in zip(writers, paths, strict=True):
-        export(writer, path, trained, s)
+        export(writer, path, trained, s.verify)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a module of this folder exports: a trained model with everything known about it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ class TrainedModel:
     tokenizer: Tokenizer
     state: dict  # the checkpoint
     settings: dict  # of the run; empty if they are not known
+    gguf_dtype: str = "f16"  # how gguf stores matrices
 
     @property
     def name(self) -> str:
@@ -39,11 +39,3 @@ class TrainedModel:
         rows = torch.cat([idx, torch.stack(list(new), dim=1)], dim=1)
         lengths = [len(row) - int((row[1:] == end).sum()) for row in rows]
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
-
-    def difference(self, exported: Callable[[Tensor], Tensor]) -> float:
-        """The largest difference of logits to those of another model, over `own_stories`."""
-        with torch.inference_mode():
-            return max(
-                (exported(ids[None]) - self.model(ids[None])).abs().max().item()
-                for ids in self.own_stories()
-            )
