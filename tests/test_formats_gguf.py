@@ -108,7 +108,7 @@ def test_llama_cpp_reads_real_stories_in_the_same_tokens(stories, tmp_path, kind
     trained = random_model(tokenizer, tmp_path, arch="qwen3", n_layer=1, n_embd=32)
     path, _ = export(trained, tmp_path / "x.gguf")
     odd = ["1234 ½ × 5", "\r\n\r\n\n  x \t\n", "don't DON'T 'tis — naïve 童話 🐌‍🪿", "a" * 300, ""]
-    texts = [*stories, *odd]
+    texts = [*(stories[:50] if kind == "bytes" else stories), *odd]
     with llama_cpp(path) as ask:
         theirs = ask("/tokenize", content=END_OF_TEXT.join(texts), parse_special=True)["tokens"]
         assert [*theirs, tokenizer.end_of_text] == tokenizer.encode_stories(texts).tolist()
