@@ -2,6 +2,7 @@
 
     python export.py --to=nanogpt                  the run saved last
     python export.py --to=nanogpt --out_dir=out/x  another run
+    python export.py --to=gguf                     for llama.cpp, Ollama, LM Studio
     python export.py --to=html                     a web page that generates stories
 
 The files go to export/ in the run folder.
@@ -11,19 +12,21 @@ import shutil
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from configurator import RangedSettings, UserError, configure, start
 
-FORMATS = ("nanogpt", "html")  # modules of tinystories/formats/
+FORMATS = ("gguf", "html", "nanogpt")  # modules of tinystories/formats/
 
 
 @dataclass
 class Settings(RangedSettings):
-    to: str | None = None  # formats: nanogpt, html (a page with the model)
+    to: str | None = None  # formats: gguf, html (a web page), nanogpt
     out_dir: str | None = None  # run folder; None: the run saved last
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     verify: bool = True  # read the export again and compare its logits
     overwrite: bool = False  # replace an earlier export
+    gguf_dtype: Literal["f16", "f32", "q8_0"] = "f16"  # of the matrices in gguf
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,7 +68,10 @@ def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
         if verify:
             difference = writer.verify(partial, trained)
             checked = f", read again: logits differ by {difference:.2g} at most"
-            if not difference <= writer.TOLERANCE:
+            allowed = writer.TOLERANCE
+            if isinstance(allowed, dict):
+                allowed = allowed[trained.gguf_dtype]
+            if not difference <= allowed:
                 raise UserError(f"{final.name}{checked}, too much; nothing was written")
         if partial.is_dir():
             replace_folder(partial, final)
@@ -86,7 +92,7 @@ def main(s: Settings) -> None:
             raise UserError(f"{path} is there already; --overwrite replaces it")
     model, tokenizer, state = load_model(folder, checkpoint)
     settings = read_config(folder) if (folder / "config.json").is_file() else {}
-    trained = TrainedModel(folder, model, tokenizer, state, settings)
+    trained = TrainedModel(folder, model, tokenizer, state, settings, s.gguf_dtype)
     for writer in writers:
         writer.check_exportable(model.config)
     print(f"exporting {checkpoint} of {out_dir}")

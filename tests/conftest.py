@@ -108,7 +108,7 @@ def run(printed_run) -> Path:
     return printed_run[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tinystories() -> Path:
     """The folder with real stories."""
     folder = os.environ.get("TINYSTORIES_DIR")

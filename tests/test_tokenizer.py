@@ -1,6 +1,7 @@
 """What one relies on in a tokenizer: lossless text, one end of text, the same ids every time."""
 
 import base64
+import functools
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rustbpe
 import tiktoken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from configurator import ROOT, UserError
 from tinystories.tokenizer import (
     END_OF_TEXT,
     MAX_ENCODE_CHARS,
+    STORY_PATTERN,
     CharTokenizer,
     Tokenizer,
     _select_tokens,
@@ -378,6 +381,21 @@ def test_257_ids_are_the_bytes_and_end_of_text():
     tokenizer = train_bpe(STORIES, 257)
     assert tokenizer.vocab_size == 257
     assert tokenizer.encode("Zoë") == list("Zoë".encode())
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text() | st.text(alphabet=" \n\r\t'.\"!sdtlvrem12é½\u3000"))
+def test_training_cuts_text_as_encoding_does(text):
+    """The regex engines of rustbpe, which trains, and of tiktoken understand one pattern alike."""
+    trainer, tokenizer = _trained_twice()
+    assert trainer.encode(text) == tokenizer.encode(text)
+
+
+@functools.cache
+def _trained_twice():
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(STORIES), 319, pattern=STORY_PATTERN)
+    return trainer, train_bpe(STORIES, 320)
 
 
 def test_frequent_words_become_one_token(small):

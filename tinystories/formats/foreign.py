@@ -3,7 +3,8 @@
 A module of this folder that reads a format has `recognizes(state)`, `convert(state, path)` and the
 name of its PROGRAM. One that writes it has, for export.py, `check_exportable(config)`,
 `write(path, final, trained)`, the name of the file or folder that it writes (EXPORT; {name} is that
-of the run), and `verify(path, trained)` with the largest difference allowed (TOLERANCE).
+of the run), and `verify(path, trained)` with the largest difference allowed (TOLERANCE; for gguf,
+one for each of its types).
 """
 
 import contextlib

@@ -19,6 +19,7 @@ class TrainedModel:
     tokenizer: Tokenizer
     state: dict  # the checkpoint
     settings: dict  # of the run; empty if they are not known
+    gguf_dtype: str = "f16"  # how gguf stores matrices
 
     @property
     def name(self) -> str:
