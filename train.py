@@ -53,6 +53,7 @@ class Settings(RangedSettings):
     rope_theta: Positive = 10_000.0  # base of the rotary positions of qwen3
     attention_window: Count | None = None  # last tokens that every second layer sees
     story_mask: bool = False  # a token sees its own story only
+    gelu: Literal["erf", "tanh"] = "erf"  # of gpt2: exact, or OpenAI's form
     # Optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for matrices in blocks
     max_iters: Count = 5000  # steps
