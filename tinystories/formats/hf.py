@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +36,7 @@ from tinystories.formats.trained import TrainedModel
 
 PROGRAM = "Hugging Face"
 EXPORT = "hf"  # the folder that `write` makes
-TOLERANCE = 1e-4  # of `verify`: float32 sums in another order
+TOLERANCE = 1e-3  # of `verify`: sums in another order; 1e-6 in small models, 1e-4 in large ones
 # Causal masks that older versions stored with the weights.
 MASKS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
@@ -137,7 +138,7 @@ def open_with_transformers(path: Path) -> tuple[torch.nn.Module, Callable[[str],
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
     return model.eval(), lambda text: tokenizer.encode(text)
 

@@ -27,10 +27,11 @@ def model_card(trained: TrainedModel, architecture: str) -> str:
     lines += [
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'tokenizer, model = (auto.from_pretrained("{HERE}") for auto in (AutoTokenizer, '
-        "AutoModelForCausalLM))",
-        'story = model.generate(**tokenizer("Once upon a time", return_tensors="pt"))[0]',
-        "print(tokenizer.decode(story, skip_special_tokens=True))",
+        f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")',
+        f'model = AutoModelForCausalLM.from_pretrained("{HERE}")',
+        "",
+        'story = model.generate(**tokenizer("Once upon a time", return_tensors="pt"))',
+        "print(tokenizer.decode(story[0], skip_special_tokens=True))",
         "```",
         *("", how_to_prompt(trained), "", "## Training", "", data, "", losses(trained)),
     ]
@@ -49,11 +50,11 @@ def table(cells: dict[str, str], heading: str) -> list[str]:
 
 
 def describe_model(trained: TrainedModel, architecture: str) -> str:
-    """What the model is, in two sentences."""
+    """What the model is, in a sentence."""
     c, millions = trained.model.config, trained.model.count_parameters() / 1e6
     return (
-        f"A small GPT that generates stories, as a `{architecture}`: {millions:.2f} M parameters, "
-        f"{c.n_layer} layers, {c.n_head} heads, {c.n_embd} dimensions, a vocabulary of "
+        f"A small GPT that generates stories, as a `{architecture}` with {millions:.2f} M "
+        f"parameters (n_layer={c.n_layer}, n_head={c.n_head}, n_embd={c.n_embd}), a vocabulary of "
         f"{c.vocab_size:,} ids and a context window of {c.block_size:,} tokens."
     )
 
