@@ -176,7 +176,10 @@ def convert(path: Path) -> dict:
     """
     source = path.parent / "config.json"
     theirs = read_json(source, bool, "copy or download it again")
-    config = config_here(theirs, source)
+    try:
+        config = config_here(theirs, source)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source} is not that of a model ({error!r})") from None
     tokenizer = hf_tokenizer.read(path.parent, config.vocab_size)
     config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
     weights = read_weights(path, theirs["model_type"])

@@ -138,8 +138,8 @@ def config_here(theirs: dict, source: Path) -> GPTConfig:
         raise UserError(f"{source}: {error}") from None
     for name, allowed in only_values(config, kind).items():
         if name in theirs and theirs[name] not in allowed:
-            wanted = " or ".join(str(value) for value in allowed)
-            raise UserError(f"{source}: {name}={theirs[name]}; a model here has only {wanted}")
+            wanted = " or ".join(str(value) for value in allowed if value is not None)
+            raise UserError(f"{source}: {name}={theirs[name]}; a model here has {wanted or 'none'}")
     return config
 
 
@@ -149,12 +149,12 @@ def only_values(config: GPTConfig, kind: str) -> dict[str, list]:
         rope = {"rope_type": "default", "rope_theta": config.rope_theta}
         return {
             "tie_word_embeddings": [True],
-            "num_key_value_heads": [config.n_head],
+            "num_key_value_heads": [config.n_head, None],
             "intermediate_size": [config.mlp_width],
             "hidden_act": ["silu"],
             "rms_norm_eps": [1e-6],
             "attention_bias": [False],
-            "rope_scaling": [None, rope],
+            "rope_scaling": [None, rope, {"rope_type": "default"}],
             "rope_parameters": [None, rope],
             "attn_logit_softcapping": [None],
             "final_logit_softcapping": [None],
@@ -178,30 +178,24 @@ def attention_window(theirs: dict, layers: int, block_size: int, source: Path) -
 
     Raises UserError for windows in other layers.
     """
-    kind, name = theirs["model_type"], "layer_types"
-    if kind == "gpt2":
+    if theirs["model_type"] == "gpt2":
         return None
-    if kind == "gpt_neo":
+    if theirs["model_type"] == "gpt_neo":
         name, size = "attention_types", theirs.get("window_size", 256)
-        types = theirs.get(name, [[["global", "local"], layers // 2]])
-        try:
-            local = [layer == "local" for group, times in types for layer in group * times]
-        except (ValueError, TypeError):
-            local = []
+        types = [kind for group, times in theirs[name] for kind in group * min(times, layers)]
     else:
-        size = theirs.get("sliding_window") if theirs.get("use_sliding_window") else None
-        types = theirs.get(name) or ["full_attention"] * layers
-        local = [layer == "sliding_attention" for layer in types]
-        if name not in theirs and size:
-            local = [layer >= theirs.get("max_window_layers", 28) for layer in range(layers)]
+        name, size = "layer_types", theirs.get("sliding_window")
+        size = size if theirs.get("use_sliding_window") else None
+        types = theirs.get(name) or ["sliding_attention"]  # without it, the last layers have one
+    local = [kind in ("local", "sliding_attention") for kind in types]
     if not any(local) or size is None or size >= block_size:
         return None
-    if local != [bool(layer % 2) for layer in range(layers)]:
-        raise UserError(f"{source}: {name}: a model here has a window in every second layer")
+    if len(local) != layers or any(one != layer % 2 for layer, one in enumerate(local)):
+        raise UserError(f"{source}: {name}: a model here has windows in every second layer")
     return size
 
 
-# Parameters ---------------------------------------------------------------------------
+# Parameters ---------------------------------------------------------------------------------
 
 
 def model_type(config: GPTConfig) -> str:
