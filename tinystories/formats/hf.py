@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configurator import UserError
 from model import GPT, GPTConfig
-from tinystories.files import atomic_write, read_json, short_path, write_json
+from tinystories.files import atomic_write, read_json, write_json
 from tinystories.formats import hf_tokenizer
 from tinystories.formats.hf_card import model_card
 from tinystories.formats.hf_config import (
@@ -96,7 +96,7 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
     write_json(path / "tokenizer_config.json", hf_tokenizer.to_config(tokenizer, config.block_size))
     card = model_card(trained, CLASSES[model_type(config)])
     atomic_write(path / "README.md", card.encode())
-    return f'in Python: transformers.AutoModelForCausalLM.from_pretrained("{short_path(final)}")'
+    return "transformers opens it, as its README.md shows; --push=user/name uploads it"
 
 
 def verify(path: Path, trained: TrainedModel) -> float:
