@@ -33,7 +33,7 @@ from tinystories.ranges import (
 class Settings(RangedSettings):
     # Run
     out_dir: Name = "out/gpt"  # run folder
-    init_from: Name = "scratch"  # scratch, resume, or a run or .pt to fine-tune
+    init_from: Name = "scratch"  # scratch, resume, a folder, gpt2, hf:owner/name
     overwrite: bool = False  # replace an existing run in out_dir
     eval_only: bool = False  # print the losses and end
     seed: Seed = 1337  # of weights, data and dropout

@@ -200,8 +200,8 @@ def begin(settings, overrides: dict) -> tuple:
             path = hf_hub.download(repo)
         if not path.exists():
             raise UserError(
-                "init_from is scratch, resume, a run folder, a .pt file, gpt2, gpt2-medium, "
-                f"gpt2-large, gpt2-xl or hf:user/name: no {path}"
+                "init_from is scratch, resume, a folder, a .pt file, gpt2, gpt2-medium, "
+                f"gpt2-large, gpt2-xl or hf:owner/name: no {path}"
             )
         saved = load_checkpoint(find_checkpoint(path) if path.is_dir() else path)
     if saved:

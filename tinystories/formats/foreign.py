@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> dict:
     with open(path, "rb") as file:
         start = file.read(10)
     if start[8:] == b'{"':  # after the length of the header, which is JSON
-        if hf.find_weights(path.parent):
+        if hf.find_weights(path.parent) == path:
             return hf.convert(path) | {"program": hf.PROGRAM}
         raise UserError(
             f"{path} is a safetensors file: weights without the shape of their model; "

@@ -115,7 +115,7 @@ def verify(path: Path, trained: TrainedModel) -> float:
     for ids in stories:
         text = trained.tokenizer.decode(ids[1:].numpy())
         if encode(text) != [trained.tokenizer.first_id, *trained.tokenizer.encode(text)]:
-            raise UserError(f"the tokenizer of {path} gives other ids; nothing was written")
+            raise UserError("the exported tokenizer gives other ids; nothing was written")
     with torch.inference_mode():
         ours = [trained.model(ids[None]) for ids in stories]
         theirs = [model(ids[None]) for ids in stories]
@@ -132,14 +132,25 @@ def open_here(path: Path) -> tuple[torch.nn.Module, Callable[[str], list[int]]]:
 
 
 def open_with_transformers(path: Path) -> tuple[torch.nn.Module, Callable[[str], list[int]]]:
-    """An exported model, and how its tokenizer encodes."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    """An exported model, and how its tokenizer encodes.
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
+    Raises:
+        UserError: transformers is of a version that cannot open it.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # old versions fail in ways of their own
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise UserError(
+            f"the installed transformers cannot open the export ({text}); use 4.57 or newer, or "
+            "--verify=False"
+        ) from None
     return model.eval(), lambda text: tokenizer.encode(text)
 
 

@@ -38,8 +38,9 @@ def model_card(trained: TrainedModel, architecture: str) -> str:
     shown = {k: v for k, v in sorted(trained.settings.items()) if k not in NOT_SHOWN}
     if shown:
         lines += ["", *table({name: str(value) for name, value in shown.items()}, "setting")]
+    lines += ["", "## Evaluation"] if trained.evaluation else []
     for section, cells in trained.evaluation.items():
-        lines += ["", f"## {section}", "", *table(cells, "measured")]
+        lines += ["", f"### {section}", "", *table(cells, "measured")]
     return "\n".join(lines) + "\n"
 
 

@@ -156,13 +156,15 @@ def _bpe(stored: dict) -> Tokenizer:
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     if pairs != [[printed(a), printed(b)] for a, b in last_pairs(tokens)]:
         raise ValueError("its merges are not in the order of the ids")
-    cutting = stored["pre_tokenizer"]
-    if cutting.get("use_regex", True) and cutting == cutting | BYTE_LEVEL:  # GPT-2's pattern
+    steps = stored["pre_tokenizer"].get("pretokenizers") or [stored["pre_tokenizer"]]
+    if any(step.get("add_prefix_space") for step in steps):
+        raise ValueError("it adds a space before the text (add_prefix_space)")
+    kinds = [(step["type"], step.get("use_regex", True)) for step in steps]
+    if kinds == [("ByteLevel", True)]:  # which has GPT-2's pattern
         full = gpt2()
         return full if tuple(tokens) == full.tokens else Tokenizer("gpt2", full.pattern, tokens)
-    steps = cutting.get("pretokenizers") or [{}]
     pattern = steps[0].get("pattern", {}).get("Regex", "")
-    if steps != [split(pattern), BYTE_LEVEL | {"use_regex": False}]:
+    if kinds[1:] != [("ByteLevel", False)] or steps[0] != split(pattern):
         raise ValueError("it cuts text into words in another way (pre_tokenizer)")
     # GPT-2 gives the first ids to the bytes that print; ours are in order.
     return Tokenizer("gpt2" if tokens[0] == b"!" else "bpe", pattern, tokens)
