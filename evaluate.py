@@ -19,15 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
+from tinystories.evaluation.results import PARTS
 from tinystories.ranges import Count, NonNegative, Seed
-
-PARTS = {  # what can be measured, and the module in tinystories/evaluation/ that measures it
-    "loss": "validation",
-    "pairs": "pairs",
-    "generation": "generation",
-    "memorization": "memorization",
-    "judge": "judge",
-}
 
 
 @dataclass
@@ -97,7 +90,7 @@ command_line = configure(Settings)  # answers --help and mistakes before the slo
 
 from tinystories import device
 from tinystories.evaluation import memorization, validation
-from tinystories.evaluation.results import Rows, number, read_results, write_results
+from tinystories.evaluation.results import RESULT, Rows, number, read_results, write_results
 from tinystories.evaluation.subject import Subject, open_data, open_subject
 from tinystories.files import short_path
 from tinystories.formats import causal_lm
@@ -113,7 +106,6 @@ from tinystories.terminal import (
 )
 
 MODULES = {part: import_module(f"tinystories.evaluation.{name}") for part, name in PARTS.items()}
-RESULT = "evaluation.json"  # in the run folder
 
 
 def main(s: Settings) -> None:

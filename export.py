@@ -1,13 +1,17 @@
 """Write a trained model in the format of another program.
 
-    python export.py --to=nanogpt                  the run saved last
-    python export.py --to=nanogpt --out_dir=out/x  another run
-    python export.py --to=gguf                     for llama.cpp, Ollama, LM Studio
-    python export.py --to=html                     a web page that generates stories
+    python export.py                        hf, gguf and html, of the run saved last
+    python export.py --to=gguf out/x        for llama.cpp, Ollama and LM Studio
+    python export.py --to=html              a web page that generates stories
+    python export.py --to=nanogpt           a checkpoint that nanoGPT reads
+    python export.py --to=hf                a folder that transformers opens
+    python export.py --push=user/name       upload what was exported to the hub
 
 The files go to export/ in the run folder.
 """
 
+import contextlib
+import re
 import shutil
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,24 +20,32 @@ from typing import Literal
 
 from configurator import RangedSettings, UserError, configure, start
 
-FORMATS = ("gguf", "html", "nanogpt")  # modules of tinystories/formats/
+FORMATS = ("hf", "gguf", "html", "nanogpt")  # modules of tinystories/formats/
+USUAL = FORMATS[:3]
 
 
 @dataclass
 class Settings(RangedSettings):
-    to: str | None = None  # formats: gguf, html (a web page), nanogpt
+    to: str | None = None  # hf, gguf, html, nanogpt; None: the first three
     out_dir: str | None = None  # run folder; None: the run saved last
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     verify: bool = True  # read the export again and compare its logits
     overwrite: bool = False  # replace an earlier export
     gguf_dtype: Literal["f16", "f32", "q8_0"] = "f16"  # of the matrices in gguf
+    push: str | None = None  # upload export/hf to this user/name
 
     def __post_init__(self):
         super().__post_init__()
-        if self.to is None:
-            raise UserError("name a format: --to=nanogpt")
-        if unknown := set(self.to.split(",")) - set(FORMATS):
+        if unknown := set(self.formats()) - set(FORMATS):
             raise UserError(f"to={unknown.pop()} is no format; there are: {', '.join(FORMATS)}")
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise UserError(f"push={self.push}: name a repository on the hub as user/name")
+
+    def formats(self) -> list[str]:
+        """What to write: nothing where an earlier export is only uploaded."""
+        if self.to is None:
+            return [] if self.push else list(USUAL)
+        return self.to.split(",")
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
@@ -43,9 +55,12 @@ class Settings(RangedSettings):
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
-from tinystories.files import replace_folder, short_path
+from tinystories.evaluation.results import PARTS, RESULT, Rows, read_results
+from tinystories.files import read_json, replace_folder, sha256_of, short_path
+from tinystories.formats import hf_hub
 from tinystories.formats.trained import TrainedModel
-from tinystories.run import load_model, locate, read_config, run_folder
+from tinystories.run import find_checkpoint, load_model, locate, read_config, run_folder
+from tinystories.terminal import wrapped
 
 
 def remove(path: Path) -> None:
@@ -79,25 +94,60 @@ def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
             partial.replace(final)
     finally:
         remove(partial)
-    print(f"{short_path(final)}{checked}\n  {usage}")
+        with contextlib.suppress(OSError):
+            partial.parent.rmdir()  # if nothing is in it
+    print(wrapped(f"{short_path(final)}{checked}") + f"\n  {usage}")
+
+
+def evaluation_rows(folder: Path, checkpoint: str) -> Rows:
+    """The table of evaluate.py, by section; empty if it has not evaluated this checkpoint."""
+    path = folder / RESULT
+    if not path.is_file():
+        return {}
+    info = read_json(path, bool, "delete it and evaluate again").get("run", {})
+    if info.get("sha256") != sha256_of(find_checkpoint(folder, checkpoint)):
+        return {}
+    results, rows = read_results(path, info), {}
+    for part in [part for part in PARTS if part in results]:
+        rows |= import_module(f"tinystories.evaluation.{PARTS[part]}").rows(results[part])
+    return rows
 
 
 def main(s: Settings) -> None:
     out_dir, checkpoint = locate(s.out_dir, s.checkpoint)
     folder = run_folder(out_dir)
-    writers = [import_module(f"tinystories.formats.{name}") for name in str(s.to).split(",")]
-    paths = [folder / "export" / w.EXPORT.format(name=folder.resolve().name) for w in writers]
-    for path in paths:
+    upload = folder / "export" / "hf"
+    if s.push and "hf" not in s.formats() and not upload.is_dir():
+        raise UserError(f"there is no {upload}; write it with --to=hf")
+    writers = {}  # by where they write
+    for name in s.formats():
+        writer = import_module(f"tinystories.formats.{name}")
+        path = folder / "export" / writer.EXPORT.format(name=folder.resolve().name)
         if path.exists() and not s.overwrite:
             raise UserError(f"{path} is there already; --overwrite replaces it")
+        writers[path] = writer
+    if writers:
+        trained = open_trained(s, folder, checkpoint)
+        print(f"exporting {checkpoint} of {out_dir}")
+        for path, writer in writers.items():
+            try:
+                writer.check_exportable(trained.model.config)
+                export(writer, path, trained, s.verify)
+            except UserError as error:
+                if s.to is not None:  # this format was asked for
+                    raise
+                print(wrapped(f"no {path.name}: {error}"))
+    if s.push:
+        print(f"uploaded to {hf_hub.push(upload, s.push)}")
+
+
+def open_trained(s: Settings, folder: Path, checkpoint: str) -> TrainedModel:
+    """The model of a run with everything known about it."""
     model, tokenizer, state = load_model(folder, checkpoint)
-    settings = read_config(folder) if (folder / "config.json").is_file() else {}
-    trained = TrainedModel(folder, model, tokenizer, state, settings, s.gguf_dtype)
-    for writer in writers:
-        writer.check_exportable(model.config)
-    print(f"exporting {checkpoint} of {out_dir}")
-    for writer, path in zip(writers, paths, strict=True):
-        export(writer, path, trained, s.verify)
+    ours = not state.get("program") and (folder / "config.json").is_file()
+    settings = read_config(folder) if ours else {}
+    rows = evaluation_rows(folder, checkpoint)
+    return TrainedModel(folder, model, tokenizer, state, settings, rows, s.gguf_dtype)
 
 
 if __name__ == "__main__":

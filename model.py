@@ -45,6 +45,7 @@ class GPTConfig(RangedSettings):
     rope_theta: Positive = 10_000.0
     attention_window: Count | None = None  # every second layer sees only so many last tokens
     story_mask: bool = False  # a token sees its own story only
+    gelu: Literal["erf", "tanh"] = "erf"  # of gpt2: exact, or approximated as in OpenAI's weights
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,6 +57,8 @@ class GPTConfig(RangedSettings):
             raise UserError(f"heads of {self.head_width} cannot be rotated (RoPE); use an even one")
         if self.arch == "qwen3" and self.bias:
             raise UserError("arch=qwen3 has no biases; leave out --bias")
+        if self.arch == "qwen3" and self.gelu != "erf":
+            raise UserError("arch=qwen3 has no GELU; leave out --gelu")
         if self.attention_window and self.attention_window > self.block_size:
             raise UserError(
                 f"attention_window={self.attention_window} is longer than "
@@ -148,6 +151,7 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.gated = config.arch == "qwen3"
+        self.approximate = "tanh" if config.gelu == "tanh" else "none"
         inputs = (1 + self.gated) * config.mlp_width
         self.c_fc = nn.Linear(config.n_embd, inputs, bias=config.bias)
         self.c_proj = nn.Linear(config.mlp_width, config.n_embd, bias=config.bias)
@@ -159,7 +163,7 @@ class MLP(nn.Module):
             gate, up = x.chunk(2, dim=-1)
             x = F.silu(gate) * up
         else:
-            x = F.gelu(x)
+            x = F.gelu(x, approximate=self.approximate)
         return self.dropout(self.c_proj(x))
 
 

@@ -32,7 +32,7 @@ from tinystories.ranges import (
 class Settings(RangedSettings):
     # Run
     out_dir: Name = "out/gpt"  # run folder
-    init_from: Name = "scratch"  # scratch, resume, or a run or .pt to fine-tune
+    init_from: Name = "scratch"  # scratch, resume, a folder, gpt2, hf:owner/name
     overwrite: bool = False  # replace an existing run in out_dir
     eval_only: bool = False  # print the losses and end
     seed: Seed = 1337  # of weights, data and dropout
@@ -52,6 +52,7 @@ class Settings(RangedSettings):
     rope_theta: Positive = 10_000.0  # base of the rotary positions of qwen3
     attention_window: Count | None = None  # last tokens that every second layer sees
     story_mask: bool = False  # a token sees its own story only
+    gelu: Literal["erf", "tanh"] = "erf"  # of gpt2: exact, or OpenAI's form
     # Optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for matrices in blocks
     max_iters: Count = 5000  # steps

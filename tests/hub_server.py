@@ -3,9 +3,11 @@
     with serving({"owner/name": {"data/train.txt": b"..."}}) as hub:
         ... HF_ENDPOINT=hub.url ...
 
-It can misbehave: cut connections in the middle of a file, or require a login.
+Repositories of data sets and of models are one here. Whoever has the token WRITER may create them
+and commit to them. It can misbehave: cut connections in the middle of a file, or require a login.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 BRANCH = "main"
+WRITER = "hf_writer"
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Hub:
     wall: bool = False  # no download ever gets beyond the middle
     short: bool = False  # downloads end at the middle as if that were all
     requests: list[str] = field(default_factory=list)  # "GET /path", in order
+    stored: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256
 
     def commit(self, repo: str) -> str:
         """The commit at the head of the branch: it changes with the files."""
@@ -68,17 +72,21 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_) -> None:
         pass
 
+    def parts(self) -> list[str]:
+        """What is between the slashes of the path."""
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        return path.strip("/").split("/")
+
     def answer(self) -> None:
         """/api/datasets/<repo>[/revision/<rev> or /tree/<rev>] and /datasets/<repo>/resolve/...
 
-        Of models: /api/models/<repo>... and /<repo>/resolve/...
+        Those of models are /api/models/<repo> and /<repo>/resolve/...
         """
-        path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(f"{self.command} {path}")
-        parts = path.strip("/").split("/")
+        parts = self.parts()
         api = parts[0] == "api"
-        start = api + (parts[api] in ("datasets", "models"))
-        repo, rest = "/".join(parts[start : start + 2]), parts[start + 2 :]
+        first = 2 if api else int(parts[0] == "datasets")
+        repo, rest = "/".join(parts[first : first + 2]), parts[first + 2 :]
         if repo not in self.hub.repos:
             return self.refuse(401, "RepoNotFound")
         revision = rest[1] if len(rest) > 1 else BRANCH
@@ -92,6 +100,52 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             return self.refuse(404, "EntryNotFound")
         return self.send_file(repo, body)
+
+    def do_PUT(self) -> None:
+        """/<sha256>: a large file."""
+        (oid,) = self.parts()
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert etag(body) == oid
+        self.hub.stored[oid] = body
+        self.send_json({})
+
+    def do_POST(self) -> None:
+        """Create a repository, ask how and where to upload files, and commit them."""
+        parts = self.parts()
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if parts[-1] == "validate-yaml":
+            return self.send_json({"errors": [], "warnings": []})
+        token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        if token != WRITER:
+            return self.refuse(403 if token else 401, "Forbidden")
+        if parts[-1] == "create":
+            asked = json.loads(body)
+            repo = f"{asked['organization']}/{asked['name']}"
+            status = 409 if repo in self.hub.repos else 200
+            self.hub.repos.setdefault(repo, {})
+            return self.send_json({"url": f"{self.hub.url}/{repo}"}, status)
+        if parts[-1] == "batch":
+            objects = json.loads(body)["objects"]
+            for file in objects:
+                file["actions"] = {"upload": {"href": f"{self.hub.url}/{file['oid']}"}}
+            return self.send_json({"objects": objects})
+        if parts[-2] == "preupload":
+            large = (".safetensors", ".gguf")
+            modes = {
+                file["path"]: "lfs" if file["path"].endswith(large) else "regular"
+                for file in json.loads(body)["files"]
+            }
+            files = [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]
+            return self.send_json({"files": files})
+        repo = "/".join(parts[2:4])
+        for line in map(json.loads, body.splitlines()):
+            file = line["value"]
+            if line["key"] == "file":
+                self.hub.repos[repo][file["path"]] = base64.b64decode(file["content"])
+            elif line["key"] == "lfsFile":
+                self.hub.repos[repo][file["path"]] = self.hub.stored[file["oid"]]
+        commit = self.hub.commit(repo)
+        return self.send_json({"commitUrl": f"{self.hub.url}/{repo}", "commitOid": commit})
 
     def refuse(self, status: int, code: str) -> None:
         self.send_response(status)
@@ -110,9 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
             [{"type": "file", "path": n, "size": len(b), "oid": etag(b)} for n, b in files]
         )
 
-    def send_json(self, value: object) -> None:
+    def send_json(self, value: object, status: int = 200) -> None:
         body = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -227,7 +227,8 @@ def test_a_window_longer_than_the_data_is_named(dataset, training):
 @pytest.mark.parametrize("path", ["none", "none.pt"])
 def test_a_model_to_start_from_that_is_not_there_is_named(dataset, training, tmp_path, path):
     line = training(dataset, f"--init_from={tmp_path / path}")
-    assert line == f"init_from is scratch, resume, a run folder or a .pt file: no {tmp_path / path}"
+    assert line.startswith("init_from is scratch, resume, a folder, a .pt file, gpt2, ")
+    assert line.endswith(f" or hf:owner/name: no {tmp_path / path}")
 
 
 def test_a_model_to_start_from_with_another_shape_is_refused(dataset, run, training):

@@ -19,7 +19,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -28,8 +27,8 @@ from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
 from tinystories.dataset import Dataset
 from tinystories.files import atomic_write, read_json, write_json
-from tinystories.formats import foreign
-from tinystories.tokenizer import Tokenizer
+from tinystories.formats import foreign, hf, hf_hub
+from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
@@ -85,15 +84,18 @@ def locate(out_dir: str | None, checkpoint: str) -> tuple[str, str]:
 def find_checkpoint(folder: Path, name: str = "best.pt") -> Path:
     """The file `name` of a run; where it has no best.pt, as runs of nanoGPT, ckpt.pt.
 
+    Of a folder of Hugging Face it is the file of weights, whatever the name.
+
     Raises:
-        UserError: there is no such run or file, or the folder is a model of Hugging Face.
+        UserError: there is no such run or file.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run in {folder}")
     if name == "best.pt" and not (folder / name).exists() and (folder / "ckpt.pt").is_file():
         name = "ckpt.pt"
     if not (folder / name).is_file():
-        foreign.refuse_folder(folder)
+        if weights := hf.find_weights(folder):
+            return weights
         raise UserError(f"there is no checkpoint {folder / name}")
     return folder / name
 
@@ -119,6 +121,8 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
+    if path.suffix == ".safetensors":
+        return foreign.read_checkpoint(path)
     data = path.read_bytes()
     body, comment = data[: -2 - COMMENT], data[-2 - COMMENT :]
     length = COMMENT.to_bytes(2, "little")
@@ -193,13 +197,13 @@ def begin(settings, overrides: dict) -> tuple:
         settings, saved = _resume(type(settings), overrides, folder)
     else:
         path = run_folder(settings.init_from)
-        if not path.exists() and re.fullmatch("gpt2(-medium|-large|-xl)?", settings.init_from):
-            raise UserError(
-                f"init_from={settings.init_from}: OpenAI's weights cannot be read here; train from "
-                "scratch, or fine-tune a run or a checkpoint of nanoGPT: --init_from=FOLDER"
-            )
+        if not path.exists() and (repo := hf_hub.repository(settings.init_from)):
+            path = hf_hub.download(repo)
         if not path.exists():
-            raise UserError(f"init_from is scratch, resume, a run folder or a .pt file: no {path}")
+            raise UserError(
+                "init_from is scratch, resume, a folder, a .pt file, gpt2, gpt2-medium, "
+                f"gpt2-large, gpt2-xl or hf:owner/name: no {path}"
+            )
         saved = load_checkpoint(find_checkpoint(path) if path.is_dir() else path)
     if saved:
         config = GPTConfig(**saved["model_config"])
@@ -232,14 +236,14 @@ def check_own_folder(folder: Path) -> None:
 
 
 def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
-    foreign.refuse_folder(folder)
+    program = hf.PROGRAM if hf.find_weights(folder) else None
     if (folder / "ckpt.pt").is_file() and not (folder / "config.json").exists():
         program = load_checkpoint(folder / "ckpt.pt").get("program")
-        if program:
-            raise UserError(
-                f"{folder} is a run of {program}, which cannot be resumed here; fine-tune it into "
-                f"a new run: --init_from={folder} --out_dir=out/NAME"
-            )
+    if program:
+        raise UserError(
+            f"{folder} is a run of {program}, which cannot be resumed here; fine-tune it into "
+            f"a new run: --init_from={folder} --out_dir=out/NAME"
+        )
     saved_settings = check(settings_type, read_config(folder), f"{folder / 'config.json'}: ")
     settings = settings_type(**saved_settings | overrides)
     saved = load_checkpoint(folder / "ckpt.pt")
@@ -256,7 +260,9 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
 def check_same_data(saved: dict, data: Dataset, resumed: bool) -> None:
     """Raises UserError unless a checkpoint's model can be trained on, or resumed with, the data."""
     if saved["tokenizer"] != data.tokenizer.fingerprint:
-        raise UserError(f"the saved model has another tokenizer than {data.folder.name}")
+        is_gpt2 = saved["model_config"]["vocab_size"] == GPT2_VOCAB_SIZE
+        hint = "; it is GPT-2's: python prepare.py --tokenizer=gpt2" if is_gpt2 else ""
+        raise UserError(f"the saved model has another tokenizer than {data.folder.name}{hint}")
     if resumed and saved["data"] != data.fingerprint:
         raise UserError(f"the run was trained on other data than {data.folder.name} has now")
 

@@ -11,6 +11,14 @@ from tinystories.files import checksum, read_json, write_json
 
 Rows = dict[str, dict[str, str]]  # of the table: the cell of each label, by section
 FORMAT = 2  # of evaluation.json
+RESULT = "evaluation.json"  # in the run folder
+PARTS = {  # what can be measured, and the module of this folder that measures it
+    "loss": "validation",
+    "pairs": "pairs",
+    "generation": "generation",
+    "memorization": "memorization",
+    "judge": "judge",
+}
 
 
 def read_results(path: Path, info: dict) -> dict:

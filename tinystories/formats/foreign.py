@@ -1,9 +1,10 @@
 """Checkpoints of other programs: what a file or a folder is, and the ones that can be read.
 
-A module of this folder that reads a format has `recognizes(state)`, `convert(state, path)` and the
-name of its PROGRAM. One that writes it has, for export.py, `check_exportable(config)`,
-`write(path, final, trained)`, the name of the file or folder that it writes (EXPORT; {name} is that
-of the run), and `verify(path, trained)` with the largest difference allowed (TOLERANCE; for gguf,
+A module of this folder that reads what torch.save wrote has `recognizes(state)`,
+`convert(state, path)` and the name of its PROGRAM; `hf` reads folders with safetensors. One that
+writes has, for export.py, `check_exportable(config)`, `write(path, final, trained)`, the name of
+the file or folder that it writes (EXPORT; {name} is that of the run), and `verify(path, trained)`
+with the largest difference allowed (TOLERANCE; of gguf,
 one for each of its types).
 """
 
@@ -16,10 +17,10 @@ from pathlib import Path
 import torch
 
 from configurator import UserError
-from tinystories.formats import nanogpt
+from tinystories.formats import hf, nanogpt
 
 READERS = (nanogpt,)
-READABLE = f"runs of this project and checkpoints of {' and '.join(r.PROGRAM for r in READERS)}"
+READABLE = f"runs of this project, checkpoints of nanoGPT and folders of {hf.PROGRAM}"
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -35,6 +36,8 @@ def read_checkpoint(path: Path) -> dict:
     with open(path, "rb") as file:
         start = file.read(10)
     if start[8:] == b'{"':  # after the length of the header, which is JSON
+        if hf.find_weights(path.parent) == path:
+            return hf.convert(path) | {"program": hf.PROGRAM}
         raise UserError(
             f"{path} is a safetensors file: weights without the shape of their model; "
             f"{READABLE} can be read"
@@ -71,14 +74,3 @@ def _what_it_is(path: Path, start: bytes, error: Exception) -> str:
     elif start[:1] == b"\x80":
         return "is a pickle of other objects than tensors: refused to load it, as it can run code"
     return "is damaged, cut short or not a checkpoint"
-
-
-def refuse_folder(folder: Path) -> None:
-    """Raises UserError if a folder has a model of Hugging Face instead of checkpoints."""
-    names = ("model*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json")
-    weights = [path.name for name in names for path in sorted(folder.glob(name))]
-    if weights and (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} is a Hugging Face model (config.json, {weights[0]}), which cannot be read "
-            f"here; {READABLE} can"
-        )

@@ -139,7 +139,7 @@ def convert_weights(weights: object, vocab_size: int, config: GPTConfig, path: P
 
 def check_exportable(config: GPTConfig) -> None:
     """Raises UserError for a model that nanoGPT cannot hold."""
-    for name in ("arch", "attention_window"):
+    for name in ("arch", "attention_window", "gelu"):
         if (value := getattr(config, name)) != getattr(GPTConfig, name):
             raise UserError(f"this model has {name}={value}, and nanoGPT's model has no such thing")
 

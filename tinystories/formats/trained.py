@@ -1,6 +1,6 @@
 """What a module of this folder exports: a trained model with everything known about it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ class TrainedModel:
     tokenizer: Tokenizer
     state: dict  # the checkpoint
     settings: dict  # of the run; empty if they are not known
+    evaluation: dict[str, dict[str, str]] = field(default_factory=dict)  # evaluate.py's table
     gguf_dtype: str = "f16"  # how gguf stores matrices
 
     @property
@@ -31,11 +32,12 @@ class TrainedModel:
 
         Each begins with end of text where the vocabulary has it, and fits into the context window.
         """
-        end = self.tokenizer.end_of_text
-        idx = torch.full((count, 1), end or 0)
+        first, end = self.tokenizer.first_id, self.tokenizer.end_of_text
+        idx = torch.full((count, 1), first)
         generator = torch.Generator().manual_seed(0)
         length = self.model.config.block_size - 1
         new = self.model.generate(idx, length, end, generator)
         rows = torch.cat([idx, torch.stack(list(new), dim=1)], dim=1)
-        padding = [0 if end is None else int((row[1:] == end).sum()) for row in rows]
-        return [row[: len(row) - ends] for row, ends in zip(rows, padding, strict=True)]
+        ends = [0 if end is None else int((row[1:] == end).sum()) for row in rows]
+        lengths = [len(row) - count for row, count in zip(rows, ends, strict=True)]
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
