@@ -2,10 +2,10 @@
 
     python export.py --to=nanogpt                  the run saved last
     python export.py --to=nanogpt --out_dir=out/x  another run
-    python export.py --to=hf --push=user/name      upload it to the Hugging Face hub
+    python export.py --to=hf --push=user/name      upload it to Hugging Face
 
-The files go to export/ in the run folder. Formats: nanogpt, a checkpoint that its
-sample.py and train.py read; hf, a folder that transformers opens.
+The files go to export/ in the run folder. Formats: nanogpt, a checkpoint for its
+sample.py and train.py; hf, a folder that transformers opens.
 """
 
 import re
