@@ -4,8 +4,8 @@
     python export.py --to=nanogpt --out_dir=out/x  another run
     python export.py --to=hf --push=user/name      upload it to Hugging Face
 
-The files go to export/ in the run folder. Formats: nanogpt, a checkpoint for its
-sample.py and train.py; hf, a folder that transformers opens.
+The files go to export/ in the run folder. Formats: nanogpt, a checkpoint for
+its sample.py and train.py; hf, a folder that transformers opens.
 """
 
 import re
