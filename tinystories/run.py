@@ -190,7 +190,8 @@ def begin(settings, overrides: dict) -> tuple:
     folder = run_folder(settings.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out_dir={settings.out_dir} is a file; name a folder")
-    check_own_folder(folder)
+    if settings.init_from != "resume":
+        check_own_folder(folder)
     if settings.init_from == "scratch":
         saved = None
     elif settings.init_from == "resume":
