@@ -284,7 +284,7 @@ def set_up(s: Settings, folder: Path) -> train.Run:
     """What train.py trains, on a dataset of random ids with numbers in place of words."""
     words = [bytes([byte]) for byte in range(256)]
     words += [b" %d" % number for number in range(s.vocab_size - 257)]
-    tokenizer.Tokenizer("bpe", tokenizer.STORY_PATTERN, words).save(folder / "tokenizer.json")
+    dataset.write_vocabulary(folder, tokenizer.Tokenizer("bpe", tokenizer.STORY_PATTERN, words))
     ids = np.random.default_rng(0).integers(s.vocab_size, size=1000 * s.block_size + 1)
     for split in dataset.SPLITS:
         with dataset.SplitWriter(folder / f"{split}.bin") as writer:

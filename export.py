@@ -56,10 +56,16 @@ class Settings(RangedSettings):
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories.evaluation.results import PARTS, RESULT, Rows, read_results
-from tinystories.files import read_json, replace_folder, sha256_of, short_path
+from tinystories.files import read_json, replace_folder, settings_path, sha256_of, short_path
 from tinystories.formats import hf_hub
 from tinystories.formats.trained import TrainedModel
-from tinystories.run import find_checkpoint, load_model, locate, read_config, run_folder
+from tinystories.run import (
+    find_checkpoint,
+    load_model,
+    locate,
+    read_config,
+    run_folder,
+)
 from tinystories.terminal import wrapped
 
 
@@ -144,7 +150,7 @@ def main(s: Settings) -> None:
 def open_trained(s: Settings, folder: Path, checkpoint: str) -> TrainedModel:
     """The model of a run with everything known about it."""
     model, tokenizer, state = load_model(folder, checkpoint)
-    ours = not state.get("program") and (folder / "config.json").is_file()
+    ours = not state.get("program") and settings_path(folder).is_file()
     settings = read_config(folder) if ours else {}
     rows = evaluation_rows(folder, checkpoint)
     return TrainedModel(folder, model, tokenizer, state, settings, rows, s.gguf_dtype)

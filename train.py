@@ -10,6 +10,7 @@ Ctrl-C saves and says how to resume. All files go to the run folder, out_dir.
 
 import contextlib
 import math
+import re
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -88,7 +89,7 @@ class Settings(RangedSettings):
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
-        folder = argument.removesuffix("/config.json")
+        folder = re.sub(r"/(settings|config)\.json$", "", argument)
         raise UserError(
             f"{argument} is no config file (.py); to resume a run: "
             f"python train.py --init_from=resume --out_dir={folder}"

@@ -139,7 +139,7 @@ def make_reciter(folder: Path, *texts: bytes, window: int = 64) -> Path:
         model.wpe.weight[range(len(ids)), ids] = 100.0  # each position points at its token
         model.ln_f.weight.fill_(10.0)
     folder.mkdir(parents=True)
-    tokenizer.save(folder / "tokenizer.json")
+    tokenizer.save(folder / "vocabulary.json")
     save_checkpoint(folder / "best.pt", model_state(model, tokenizer))
     save_checkpoint(folder / "ckpt.pt", model_state(model, tokenizer))
     return folder

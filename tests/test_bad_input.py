@@ -168,7 +168,7 @@ def test_a_damaged_dataset_can_be_prepared_again_with_overwrite(copied):
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff"])
 def test_a_damaged_tokenizer_is_named(copied, training, content):
-    path = copied / "tokenizer.json"
+    path = copied / "vocabulary.json"
     path.write_bytes(content) if content is not None else path.unlink()
     assert str(path) in training(copied)
 
@@ -323,15 +323,15 @@ def test_weights_alone_cannot_be_resumed(trained):
 
 
 def test_a_damaged_config_of_the_run_is_named(trained):
-    (trained / "config.json").write_text("{")
-    assert resumed(trained).startswith(f"{trained / 'config.json'} is damaged")
+    (trained / "settings.json").write_text("{")
+    assert resumed(trained).startswith(f"{trained / 'settings.json'} is damaged")
 
 
 def test_a_wrong_value_in_the_config_of_the_run_is_named(trained):
-    config = json.loads((trained / "config.json").read_text())
-    (trained / "config.json").write_text(json.dumps(config | {"batch_size": "many"}))
+    config = json.loads((trained / "settings.json").read_text())
+    (trained / "settings.json").write_text(json.dumps(config | {"batch_size": "many"}))
     assert resumed(trained) == (
-        f"{trained / 'config.json'}: batch_size expects an integer, not 'many'"
+        f"{trained / 'settings.json'}: batch_size expects an integer, not 'many'"
     )
 
 

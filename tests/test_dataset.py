@@ -175,21 +175,21 @@ def test_a_dataset_of_nanogpt_opens_in_its_own_characters(tmp_path):
 
 def test_a_tokenizer_json_without_meta_json_is_used(tmp_path):
     bins_of(tmp_path, [*b"Once upon a time.", END] * 100)
-    BYTES.save(tmp_path / "tokenizer.json")
-    write_meta_pkl(tmp_path / "meta.pkl", BYTES)  # which does not win over tokenizer.json
+    BYTES.save(tmp_path / "vocabulary.json")
+    write_meta_pkl(tmp_path / "meta.pkl", BYTES)  # which does not win over vocabulary.json
     data = open_dataset(str(tmp_path), block_size=8)
     assert data.tokenizer.fingerprint == BYTES.fingerprint
-    assert "tokenizer.json" in data.note
+    assert "vocabulary.json" in data.note
 
 
 def test_a_tokenizer_json_of_others_is_refused(tmp_path):
     bins_of(tmp_path, range(9))
-    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
-    assert "tokenizer.json is not a complete tokenizer (not written by" in refused(tmp_path)
+    (tmp_path / "vocabulary.json").write_text('{"model": {"type": "BPE"}}')
+    assert "vocabulary.json is not a complete tokenizer (not written by" in refused(tmp_path)
 
 
 def test_ids_of_32_bits_are_named(tmp_path):
-    BYTES.save(tmp_path / "tokenizer.json")
+    BYTES.save(tmp_path / "vocabulary.json")
     bins_of(tmp_path, [*b"Once upon a time.", END] * 100, "<u4")
     assert "train.bin holds ids of 32 bits (every second number of 16 bits is 0)" in refused(
         tmp_path
@@ -202,7 +202,7 @@ def test_ids_of_32_bits_are_named(tmp_path):
     ("magic", "advice"), [(20240520, "tail -c +1025 train.bin"), (20240801, "prepare.py")]
 )
 def test_the_header_of_llm_c_is_named(tmp_path, magic, advice):
-    BYTES.save(tmp_path / "tokenizer.json")
+    BYTES.save(tmp_path / "vocabulary.json")
     header = np.zeros(256, "<i4")
     header[:3] = magic, 1, 1000
     (tmp_path / "val.bin").write_bytes(bytes(2000))

@@ -67,7 +67,7 @@ def result_in(folder) -> dict:
 def write_dataset(folder, tokenizer: Tokenizer, **splits: list[str]):
     """Make a dataset of these stories by split, as prepare.py does."""
     folder.mkdir(parents=True)
-    tokenizer.save(folder / "tokenizer.json")
+    tokenizer.save(folder / "vocabulary.json")
     written = {}
     for split, stories in splits.items():
         with datasets.SplitWriter(folder / f"{split}.bin") as writer:
@@ -84,10 +84,10 @@ def evaluated_cat(table, tmp_path_factory):
     """A model that recites CAT, one of its two training stories: its evaluated run, its table."""
     parent = tmp_path_factory.mktemp("cat")
     folder = make_reciter(parent / "reciter", CAT.encode())
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder / "vocabulary.json")
     train = ["A dog ran. It was a big dog.", CAT]
     data = write_dataset(parent / "cats", tokenizer, train=train, val=[CAT, "So it was.", CAT])
-    write_json(folder / "config.json", {"dataset": str(data)})
+    write_json(folder / "settings.json", {"dataset": str(data)})
     return folder, table(f"--out_dir={folder}", "--nearest=True")
 
 
@@ -537,7 +537,7 @@ def test_a_dataset_in_other_tokens_is_refused(cat, dataset, table):
 @pytest.mark.parametrize("named", ["another tokenizer", "nothing", 5])
 def test_data_that_is_gone_or_has_another_tokenizer_now_is_missing(cat, dataset, table, named):
     named = str(dataset) if named == "another tokenizer" else named
-    write_json(cat / "config.json", {"dataset": named})
+    write_json(cat / "settings.json", {"dataset": named})
     with pytest.raises(UserError, match="is missing or has another tokenizer"):
         table(f"--out_dir={cat}", "--what=memorization")
 

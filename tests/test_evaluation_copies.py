@@ -165,7 +165,7 @@ def test_a_hash_that_is_the_same_for_all_ngrams_changes_nothing(stories, tmp_pat
 def test_progress_counts_all_tokens(stories, dataset):
     tokens = (dataset / "train.bin").stat().st_size // 2
     read = []
-    copies.nearest(["a fox"], dataset, Tokenizer.load(dataset / "tokenizer.json"), read.append)
+    copies.nearest(["a fox"], dataset, Tokenizer.load(dataset / "vocabulary.json"), read.append)
     assert sum(read) == tokens
 
 
@@ -182,7 +182,7 @@ def test_a_copied_passage_is_found_with_its_length_and_its_story(stories, tmp_pa
 
 
 def test_a_training_story_is_its_own_nearest_story(dataset):
-    tokenizer = Tokenizer.load(dataset / "tokenizer.json")
+    tokenizer = Tokenizer.load(dataset / "vocabulary.json")
     own = next(training_stories(dataset, tokenizer))
     [match] = copies.nearest([own], dataset, tokenizer)
     assert match == Match(len(words(own)), " ".join(own.split()), 1.0, own)

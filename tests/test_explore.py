@@ -282,7 +282,7 @@ def test_a_file_without_a_story_is_named(copied, ids):
 
 
 def test_a_tokenizer_of_another_dataset_is_refused(copied, dataset):
-    shutil.copy(dataset / "tokenizer.json", copied)
+    shutil.copy(dataset / "vocabulary.json", copied)
     assert "is not the one that meta.json describes" in refusal(f"--dataset={copied}")
 
 

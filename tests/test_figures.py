@@ -167,7 +167,7 @@ def test_the_time_of_a_run_has_a_unit_that_fits(tmp_path, drawn, minutes, unit, 
 
 def test_the_title_says_dataset_parameters_and_time(tmp_path, drawn):
     folder = log_of(tmp_path / "mine", step(50), evaluation(50, 2.0))
-    (folder / "config.json").write_text(json.dumps({"dataset": "/somewhere/stories"}))
+    (folder / "settings.json").write_text(json.dumps({"dataset": "/somewhere/stories"}))
     figures.plot_run(folder, parameters=1_234_567)
     title = drawn[0].axes[0].get_title(loc="left")
     assert title == "mine: stories, 1.23M parameters, 5 minutes of training"
@@ -382,7 +382,7 @@ def test_a_run_without_an_evaluation_is_in_the_legend(tmp_path, drawn):
 def test_runs_of_different_datasets_say_so(tmp_path, drawn):
     folders = [log_of(tmp_path / name, evaluation(1, 2.0)) for name in "ab"]
     for folder, dataset in zip(folders, ("x", "/data/y"), strict=True):
-        (folder / "config.json").write_text(json.dumps({"dataset": dataset}))
+        (folder / "settings.json").write_text(json.dumps({"dataset": dataset}))
     figures.plot_runs(folders, tmp_path / "runs.png")
     figures.plot_runs(folders[1:], tmp_path / "runs.png")
     assert legend(drawn[0]) == ["a (x): 2.0000", "b (y): 2.0000"]
@@ -408,7 +408,7 @@ def test_long_names_stay_in_the_picture(tmp_path, drawn):
         log_of(tmp_path / (name * 200), step(10**6), evaluation(10**6, 2, 2)) for name in "ab"
     ]
     for folder in folders:
-        (folder / "config.json").write_text(json.dumps({"dataset": folder.name}))
+        (folder / "settings.json").write_text(json.dumps({"dataset": folder.name}))
     figures.plot_runs(folders, tmp_path / "runs.png")
     assert_readable(drawn[0])
     assert drawn[0].legends[0].get_window_extent().x1 < drawn[0].bbox.x1

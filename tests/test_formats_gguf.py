@@ -44,7 +44,7 @@ def stories(tinystories) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tokenizer(dataset) -> Tokenizer:
-    return Tokenizer.load(dataset / "tokenizer.json")
+    return Tokenizer.load(dataset / "vocabulary.json")
 
 
 def random_model(tokenizer, folder, **shape) -> TrainedModel:

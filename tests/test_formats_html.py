@@ -30,7 +30,7 @@ SOURCES = ROOT / "tinystories" / "formats" / "page"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the page, is not installed")
 SHAPES = {
-    "gpt2": {"bias": True},
+    "gpt2": {"bias": True, "gelu": "tanh"},
     "gpt2, local": {"attention_window": 7},
     "qwen3": {"arch": "qwen3", "head_dim": 6, "rope_theta": 1000.0, "story_mask": True},
     "qwen3, local": {"arch": "qwen3", "attention_window": 5},
@@ -38,8 +38,8 @@ SHAPES = {
 PATTERNS = {
     "ours": STORY_PATTERN,
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-    "portable": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+",
+    "earlier": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
 }
 
 

@@ -151,11 +151,11 @@ def test_a_checkpoint_of_an_early_version_is_read(tmp_path):
 def test_a_tokenizer_beside_the_checkpoint_or_in_its_dataset_is_taken(tmp_path):
     tokenizer = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
     path = save_theirs(tmp_path / "out" / "ckpt.pt", vocab_size=257)
-    assert "a vocabulary of 257 ids: not GPT-2's, and no tokenizer.json" in refusal(path)
+    assert "a vocabulary of 257 ids: not GPT-2's, and no vocabulary.json" in refusal(path)
     (tmp_path / "data" / "fables").mkdir(parents=True)
-    tokenizer.save(tmp_path / "data" / "fables" / "tokenizer.json")
+    tokenizer.save(tmp_path / "data" / "fables" / "vocabulary.json")
     assert load_model(path.parent)[1].fingerprint == tokenizer.fingerprint
-    shutil.move(tmp_path / "data" / "fables" / "tokenizer.json", path.parent)
+    shutil.move(tmp_path / "data" / "fables" / "vocabulary.json", path.parent)
     assert load_model(path.parent)[1].fingerprint == tokenizer.fingerprint
 
 
@@ -309,7 +309,7 @@ def exported(run, tmp_path_factory):
 
 def test_an_export_has_what_nanogpt_loads(exported):
     folder = exported / "export" / "nanogpt"
-    assert set(contents(folder)) == {"ckpt.pt", "meta.pkl", "tokenizer.json"}
+    assert set(contents(folder)) == {"ckpt.pt", "meta.pkl", "vocabulary.json"}
     state, ours = their_state(folder / "ckpt.pt"), load_checkpoint(exported / "ckpt.pt")
     assert state.keys() == their_state(save_theirs(exported / "theirs.pt")).keys()
     args = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32, "dropout": 0.2}
@@ -373,7 +373,7 @@ def test_meta_pkl_reads_and_writes_the_vocabulary(exported):
 def test_the_vocabulary_of_gpt2_needs_no_meta_pkl(their_root, tmp_path):
     folder = shutil.copytree(their_root / "out", tmp_path / "out")
     forked("export.py", "--to=nanogpt", folder)
-    assert set(contents(folder / "export" / "nanogpt")) == {"ckpt.pt", "tokenizer.json"}
+    assert set(contents(folder / "export" / "nanogpt")) == {"ckpt.pt", "vocabulary.json"}
     state, before = (their_state(folder / name) for name in ("export/nanogpt/ckpt.pt", "ckpt.pt"))
     for name, weight in state["model"].items():
         assert torch.equal(weight, before["model"][name][: len(weight)])

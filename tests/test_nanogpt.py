@@ -107,4 +107,4 @@ def test_a_run_folder_or_a_beginning_needs_no_name(tmp_path):
     with pytest.raises(UserError, match="start is given twice"):
         parse(sample.Settings, ["Once upon", "a time"])
     with pytest.raises(UserError, match=r"python train\.py --init_from=resume --out_dir=out/a"):
-        parse(train.Settings, ["out/a/config.json"])
+        parse(train.Settings, ["out/a/settings.json"])

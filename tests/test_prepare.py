@@ -35,7 +35,7 @@ def write(path, stories) -> str:
 
 def stories_in(folder, split: str) -> list[str]:
     """The stories of a .bin, decoded."""
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder / "vocabulary.json")
     ids = np.fromfile(folder / f"{split}.bin", "<u2")
     ends = np.flatnonzero(ids == tokenizer.end_of_text)
     assert ends[-1] == len(ids) - 1, "every story is followed by end of text"

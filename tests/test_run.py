@@ -9,10 +9,11 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, complaint, contents
+from conftest import ROOT, SMALL, command, complaint, contents, forked
 
 from configurator import UserError
 from tinystories import run as run_module
+from tinystories.dataset import open_dataset
 from tinystories.run import (
     COMMENT,
     NEWEST,
@@ -305,15 +306,15 @@ def test_an_out_dir_that_is_a_file_is_told_in_one_line(dataset, tmp_path):
 
 
 def test_a_run_folder_holds_all_that_is_promised(run):
-    saved = {"ckpt.pt", "best.pt", "config.json", "tokenizer.json"}
+    saved = {"ckpt.pt", "best.pt", "settings.json", "vocabulary.json"}
     assert set(contents(run)) == saved | {"log.csv", "samples.txt", "loss.png"}
 
 
 def test_a_run_generates_stories_on_another_machine_without_data_or_network(run, tmp_path):
     folder = tmp_path / "elsewhere" / "my run"
     shutil.copytree(run, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"dataset": "a dataset long gone"}))
+    config = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(config | {"dataset": "a dataset long gone"}))
     nowhere = "http://127.0.0.1:9"
     bare = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     bare |= {"https_proxy": nowhere, "http_proxy": nowhere, "no_proxy": ""}
@@ -325,14 +326,14 @@ def test_a_run_generates_stories_on_another_machine_without_data_or_network(run,
 def test_a_run_needs_the_tokenizer_that_lies_in_it(reciter):
     folder = reciter(b"Hi.")
     other = Tokenizer("bpe", r"\w+|\W+", [bytes([byte]) for byte in range(256)])
-    other.save(folder / "tokenizer.json")
+    other.save(folder / "vocabulary.json")
     with pytest.raises(UserError, match="is not the tokenizer of best"):
         load_model(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
 def test_a_damaged_config_is_named(tmp_path, content):
-    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(UserError, match="is damaged"):
         read_config(tmp_path)
 
@@ -403,3 +404,15 @@ def test_without_any_run_one_is_told_how_to_make_one(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "ROOT", tmp_path)
     with pytest.raises(UserError, match="no run found in out/; train one first"):
         newest_run()
+
+
+def test_folders_of_earlier_versions_with_their_names_are_read(dataset, run, tmp_path):
+    data, folder = shutil.copytree(dataset, tmp_path / "d"), shutil.copytree(run, tmp_path / "r")
+    for path in (data / "vocabulary.json", folder / "vocabulary.json"):
+        path.rename(path.with_name("tokenizer.json"))
+    (folder / "settings.json").rename(folder / "config.json")
+    assert read_config(folder) == read_config(run)
+    assert load_model(folder)[1].fingerprint == load_model(run)[1].fingerprint
+    assert open_dataset(str(data), 16).fingerprint == open_dataset(str(dataset), 16).fingerprint
+    forked("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=11")
+    assert load_checkpoint(folder / "ckpt.pt")["progress"]["step"] == 11

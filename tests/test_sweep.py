@@ -229,7 +229,7 @@ def test_a_swept_vocabulary_has_its_dataset_prepared(finished):
     assert f"dataset {prepared}: ready " in words(printed)
     assert read_meta(prepared)["tokenizer"]["vocab_size"] == 280
     for run in GOOD:
-        config = json.loads((folder / run / "config.json").read_text())
+        config = json.loads((folder / run / "settings.json").read_text())
         assert config["dataset"] == str(prepared)
 
 

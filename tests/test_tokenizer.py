@@ -182,8 +182,8 @@ def test_byte_lengths_add_up_to_the_bytes_of_the_text(tokenizer):
 
 @every_kind
 def test_a_saved_tokenizer_comes_back_the_same(tokenizer, tmp_path):
-    tokenizer.save(tmp_path / "tokenizer.json")
-    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    tokenizer.save(tmp_path / "vocabulary.json")
+    loaded = Tokenizer.load(tmp_path / "vocabulary.json")
     assert loaded.kind == tokenizer.kind
     assert loaded.vocab_size == tokenizer.vocab_size
     assert loaded.fingerprint == tokenizer.fingerprint
@@ -192,8 +192,8 @@ def test_a_saved_tokenizer_comes_back_the_same(tokenizer, tmp_path):
 
 @every_kind
 def test_the_file_holds_the_full_ranks_in_order(tokenizer, tmp_path):
-    tokenizer.save(tmp_path / "tokenizer.json")
-    stored = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer.save(tmp_path / "vocabulary.json")
+    stored = json.loads((tmp_path / "vocabulary.json").read_text(encoding="utf-8"))
     assert [base64.b64decode(rank) for rank in stored["ranks"]] == list(tokenizer.tokens)
     assert stored["end_of_text"] == len(stored["ranks"])
 
@@ -235,7 +235,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_or_foreign_file_is_named(small, tmp_path, damage):
-    path = tmp_path / "tokenizer.json"
+    path = tmp_path / "vocabulary.json"
     small.save(path)
     stored = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(DAMAGES[damage](stored), encoding="utf-8")
@@ -245,9 +245,9 @@ def test_a_damaged_or_foreign_file_is_named(small, tmp_path, damage):
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe{}")
+    (tmp_path / "vocabulary.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(UserError, match=r"tokenizer\.json is not a complete tokenizer"):
-        Tokenizer.load(tmp_path / "tokenizer.json")
+        Tokenizer.load(tmp_path / "vocabulary.json")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -512,15 +512,15 @@ def test_characters_have_no_end_of_text_and_generation_begins_with_a_line_break(
 
 def test_a_saved_character_vocabulary_comes_back_the_same(tmp_path):
     chars = characters_of(tmp_path, meta_of(STORIES[0]))
-    chars.save(tmp_path / "tokenizer.json")
-    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    chars.save(tmp_path / "vocabulary.json")
+    loaded = Tokenizer.load(tmp_path / "vocabulary.json")
     assert (loaded.kind, loaded.fingerprint) == ("char", chars.fingerprint)
     assert loaded.encode(STORIES[0]) == chars.encode(STORIES[0])
-    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    stored = json.loads((tmp_path / "vocabulary.json").read_text())
     stored["ranks"][-2:] = stored["ranks"][:-3:-1]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    (tmp_path / "vocabulary.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match="fingerprint does not match"):
-        Tokenizer.load(tmp_path / "tokenizer.json")
+        Tokenizer.load(tmp_path / "vocabulary.json")
 
 
 def test_a_character_that_has_no_id_is_named(tmp_path):

@@ -91,7 +91,7 @@ def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(printed_run):
     assert re.search(r"10 steps = 0\.\d+ epochs", printed)
     assert f"generate stories: python sample.py --out_dir={folder}" in printed
     assert {path.name for path in folder.iterdir()} == {
-        *("best.pt", "ckpt.pt", "config.json", "tokenizer.json"),
+        *("best.pt", "ckpt.pt", "settings.json", "vocabulary.json"),
         *("log.csv", "loss.png", "samples.txt"),
     }
     assert log(folder, "step") == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
@@ -195,7 +195,7 @@ def test_validation_loss_does_not_depend_on_the_batch_size_and_takes_every_token
             nats += torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum").item()
     assert f"on all of validation: loss {nats / (len(ids) - 1):.4f}" in lines[0]
     text = json.loads((dataset / "meta.json").read_text())["splits"]["val"]["bytes"]
-    first = Tokenizer.load(dataset / "tokenizer.json").byte_lengths()[ids[0]]
+    first = Tokenizer.load(dataset / "vocabulary.json").byte_lengths()[ids[0]]
     assert f"{nats / np.log(2) / (text - first):.4f} bits per byte" in lines[0]
 
 
@@ -231,7 +231,7 @@ def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path)
     forked("train.py", *options, "--max_iters=3")
     forked("train.py", f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"]["step"] == 5
-    assert json.loads((tmp_path / "config.json").read_text())["max_iters"] == 5
+    assert json.loads((tmp_path / "settings.json").read_text())["max_iters"] == 5
 
 
 def test_averaged_weights_are_evaluated_beside_and_saved_where_they_are_better(dataset, tmp_path):
@@ -450,7 +450,7 @@ def test_a_run_is_not_trained_over(run, dataset):
 def test_ids_outside_the_vocabulary_are_named_when_they_are_met(dataset, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    for name in ("meta.json", "tokenizer.json", "val.bin"):
+    for name in ("meta.json", "vocabulary.json", "val.bin"):
         (folder / name).write_bytes((dataset / name).read_bytes())
     ids = np.fromfile(dataset / "train.bin", "<u2")
     ids[::40] = 300

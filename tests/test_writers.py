@@ -169,7 +169,7 @@ def test_a_run_is_written_only_into_a_new_folder_an_empty_one_or_a_run(dataset, 
 def test_a_run_that_was_killed_before_its_first_save_can_be_started_again(dataset, tmp_path):
     options = (f"--dataset={dataset}", *SMALL, "--max_iters=1", f"--out_dir={tmp_path / 'run'}")
     process = ForkedCommand("train.py", *options)
-    while not (tmp_path / "run" / "config.json").exists():
+    while not (tmp_path / "run" / "settings.json").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()

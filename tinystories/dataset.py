@@ -1,7 +1,7 @@
 """Datasets: the .bin format, its metadata, the stories in it, and which windows make a batch.
 
 data/<dataset>/ holds train.bin and val.bin (little-endian uint16 ids, nothing else; every story
-is followed by the end-of-text id), meta.json (sources, counts, checksums), tokenizer.json and, for
+is followed by the end-of-text id), meta.json (sources, counts, checksums), vocabulary.json and, for
 nanoGPT, meta.pkl. Its datasets train here too, and ours there. A window is a sequence of block_size
 tokens: what the model is trained on and what it sees at once.
 """
@@ -17,23 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from configurator import ROOT, UserError
-from tinystories.files import only_writer, read_json, sha256_of, write_json
-from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2, read_meta_pkl, write_meta_pkl
+from tinystories.files import first_of, only_writer, read_json, sha256_of, write_json
+from tinystories.tokenizer import (
+    GPT2_VOCAB_SIZE,
+    VOCABULARY,
+    Tokenizer,
+    gpt2,
+    read_meta_pkl,
+    write_meta_pkl,
+)
 
 FORMAT = 1  # of meta.json
 SPLITS = ("train", "val")
 SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each split
-OWN_FILES = frozenset(
-    [
-        "train.bin",
-        "val.bin",
-        "meta.json",
-        "tokenizer.json",
-        "meta.pkl",
-        "explore.png",
-        "explore.txt",
-    ]
-)  # what commands write into a dataset's folder
+OWN_FILES = {  # what commands write into a dataset's folder
+    *("train.bin", "val.bin", "meta.json", *VOCABULARY, "meta.pkl"),
+    *("explore.png", "explore.txt"),
+}
 CHUNK = 2**22  # ids that are read at a time
 PROBES, PROBE = 16, 4096  # places of a foreign .bin that are looked at, ids at each
 LLM_C_MAGIC = {20240520: "GPT-2", 20240801: "Llama 3"}  # the first int32 of its .bin files
@@ -109,8 +109,8 @@ def read_meta(folder: Path) -> dict | None:
 
 
 def write_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write tokenizer.json, and meta.pkl for nanoGPT, which assumes GPT-2's ids without it."""
-    tokenizer.save(folder / "tokenizer.json")
+    """Write vocabulary.json, and meta.pkl for nanoGPT, which assumes GPT-2's ids without it."""
+    tokenizer.save(folder / VOCABULARY[0])
     if tokenizer.vocab_size != GPT2_VOCAB_SIZE or tokenizer.kind != "gpt2":
         write_meta_pkl(folder / "meta.pkl", tokenizer)
 
@@ -251,7 +251,7 @@ class TokenFile:
         if len(self) >= 1000 and (largest := int(sample.max())) < self.vocab_size // 8:
             raise UserError(
                 f"{self.path} has only ids up to {largest:,} where it was looked at, too few for "
-                f"{self.vocab_size:,}; add its meta.pkl (nanoGPT) or tokenizer.json (prepare.py)"
+                f"{self.vocab_size:,}; add its meta.pkl (nanoGPT) or vocabulary.json (prepare.py)"
             )
 
     def check_ids(self, ids: np.ndarray, start: int) -> None:
@@ -326,7 +326,7 @@ class Dataset:
 def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dataset:
     """Open data/<dataset>/.
 
-    Without meta.json the vocabulary is that of tokenizer.json, else of nanoGPT's meta.pkl, else
+    Without meta.json the vocabulary is that of vocabulary.json, else of nanoGPT's meta.pkl, else
     GPT-2's. `docs` are docstrings that may hold the command which prepares the dataset. Raises
     UserError if the folder or a file is missing or damaged, or they do not fit together.
     """
@@ -335,9 +335,10 @@ def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dat
         raise UserError(missing_dataset_message(folder, docs))
     meta, note = read_meta(folder), None
     if meta:
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        path = first_of(folder, *VOCABULARY)
+        tokenizer = Tokenizer.load(path)
         if tokenizer.vocab_size != meta["tokenizer"]["vocab_size"]:
-            raise UserError(f"{folder / 'tokenizer.json'} is not the one that meta.json describes")
+            raise UserError(f"{path} is not the one that meta.json describes")
     else:
         tokenizer, note = foreign_tokenizer(folder)
     files = [
@@ -357,8 +358,8 @@ def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dat
 
 def foreign_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
     """The vocabulary of a dataset without meta.json, and a line that says where it is from."""
-    if (path := folder / "tokenizer.json").exists():
-        return Tokenizer.load(path), "has no meta.json; the vocabulary is that of tokenizer.json"
+    if (path := first_of(folder, *VOCABULARY)).exists():
+        return Tokenizer.load(path), f"has no meta.json; the vocabulary is that of {path.name}"
     if (path := folder / "meta.pkl").exists():
         return read_meta_pkl(path), "has no meta.json; the vocabulary is that of nanoGPT's meta.pkl"
     return gpt2(), "has no meta.json; assuming GPT-2 token ids"

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from configurator import UserError
-from tinystories.files import atomic_write, read_json
+from tinystories.files import atomic_write, read_json, settings_path
 from tinystories.terminal import distinct_names, short_count
 
 STYLE = Path(__file__).with_name("plots.mplstyle")
@@ -377,9 +377,9 @@ def _result(values: np.ndarray) -> str:
 
 
 def _dataset_of(folder: Path) -> str:
-    """The name of a run's dataset, from its config.json; "" where that is unknown."""
+    """The name of a run's dataset, from its settings; "" where that is unknown."""
     try:
-        config = read_json(folder / "config.json", lambda c: isinstance(c["dataset"], str), "")
+        config = read_json(settings_path(folder), lambda c: isinstance(c["dataset"], str), "")
     except (FileNotFoundError, UserError):
         return ""
     return _short_name(Path(config["dataset"]).name, 28)

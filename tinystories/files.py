@@ -74,6 +74,17 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
     raise UserError(f"{path} is damaged or not of this version; {advice}")
 
 
+def first_of(folder: Path, *names: str) -> Path:
+    """The first of some files that is there; else the first one."""
+    paths = [folder / name for name in names]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def settings_path(folder: Path) -> Path:
+    """The settings of a run. Earlier versions wrote config.json, which is Hugging Face's name."""
+    return first_of(folder, "settings.json", "config.json")
+
+
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Be the only command that writes a folder, which need not exist; readers never wait for it.

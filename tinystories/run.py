@@ -2,8 +2,8 @@
 
     ckpt.pt         the newest state, everything needed to resume
     best.pt         the weights with the lowest validation loss
-    config.json     the settings
-    tokenizer.json  the tokenizer
+    settings.json   the settings
+    vocabulary.json the tokenizer
     log.csv         one row per logged step and per evaluation
     samples.txt     one story per evaluation
     loss.png        the numbers of log.csv as curves
@@ -26,9 +26,9 @@ import torch
 from configurator import ROOT, UserError, check
 from model import GPT, GPTConfig
 from tinystories.dataset import Dataset
-from tinystories.files import atomic_write, read_json, write_json
+from tinystories.files import atomic_write, first_of, read_json, settings_path, write_json
 from tinystories.formats import foreign, hf, hf_hub
-from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer
+from tinystories.tokenizer import GPT2_VOCAB_SIZE, VOCABULARY, Tokenizer
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
@@ -158,18 +158,19 @@ def load_model(folder: Path, name: str = "best.pt") -> tuple[GPT, Tokenizer, dic
         UserError: no such run or file, a damaged one, or a tokenizer that is not the model's.
     """
     state = load_checkpoint(find_checkpoint(folder, name))
-    tokenizer = state.get("foreign_tokenizer") or Tokenizer.load(folder / "tokenizer.json")
+    path = first_of(folder, *VOCABULARY)
+    tokenizer = state.get("foreign_tokenizer") or Tokenizer.load(path)
     if tokenizer.fingerprint != state["tokenizer"]:
-        raise UserError(f"{folder / 'tokenizer.json'} is not the tokenizer of {name}")
+        raise UserError(f"{path} is not the tokenizer of {name}")
     model = GPT(GPTConfig(**state["model_config"]))
     model.load_state_dict(state["model"])
     return model.eval(), tokenizer, state
 
 
 def read_config(folder: Path) -> dict:
-    """The settings of a run; raises UserError if config.json is missing or damaged."""
+    """The settings of a run; raises UserError if they are missing or damaged."""
     try:
-        return read_json(folder / "config.json", bool, "copy it again from a backup of the run")
+        return read_json(settings_path(folder), bool, "copy it again from a backup of the run")
     except FileNotFoundError:
         raise UserError(f"there is no run to resume in {folder}; --out_dir= names it") from None
 
@@ -225,27 +226,27 @@ def begin(settings, overrides: dict) -> tuple:
 def check_own_folder(folder: Path) -> None:
     """Raises UserError if a folder holds other things than a run, which would be overwritten.
 
-    A run writes its config.json first, so one that was killed before its first save has it.
+    A run writes its settings.json first, so one that was killed before its first save has it.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if not names or "ckpt.pt" in names:
         return
     with contextlib.suppress(FileNotFoundError, UserError):
-        if "max_iters" in read_json(folder / "config.json", bool, ""):
+        if "max_iters" in read_json(settings_path(folder), bool, ""):
             return
     raise UserError(f"{folder} has {names[0]} and is no run; choose another --out_dir")
 
 
 def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
     program = hf.PROGRAM if hf.find_weights(folder) else None
-    if (folder / "ckpt.pt").is_file() and not (folder / "config.json").exists():
+    if (folder / "ckpt.pt").is_file() and not settings_path(folder).exists():
         program = load_checkpoint(folder / "ckpt.pt").get("program")
     if program:
         raise UserError(
             f"{folder} is a run of {program}, which cannot be resumed here; fine-tune it into "
             f"a new run: --init_from={folder} --out_dir=out/NAME"
         )
-    saved_settings = check(settings_type, read_config(folder), f"{folder / 'config.json'}: ")
+    saved_settings = check(settings_type, read_config(folder), f"{settings_path(folder)}: ")
     settings = settings_type(**saved_settings | overrides)
     saved = load_checkpoint(folder / "ckpt.pt")
     if "optimizer" not in saved:
@@ -276,6 +277,6 @@ def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
         for name in ("ckpt.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
     saved = {name: value for name, value in vars(settings).items() if name not in NOT_SAVED}
-    write_json(folder / "config.json", saved)
-    tokenizer.save(folder / "tokenizer.json")
+    write_json(folder / "settings.json", saved)
+    tokenizer.save(folder / VOCABULARY[0])
     return folder

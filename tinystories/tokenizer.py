@@ -43,6 +43,8 @@ MIN_VOCAB_SIZE = 257  # every byte and end of text
 MAX_VOCAB_SIZE = 65_536  # ids are stored as uint16
 GPT2_VOCAB_SIZE = 50_257
 FORMAT_VERSION = 1
+# Where a folder has its tokenizer; earlier versions wrote the second, which is Hugging Face's name.
+VOCABULARY = ("vocabulary.json", "tokenizer.json")
 
 # How a trained vocabulary cuts text into words: GPT-2's pattern, but line ends stay with the
 # punctuation before them and empty lines in one piece, as in GPT-4. Paragraphs of stories end in

@@ -22,7 +22,7 @@ from configurator import UserError
 from model import LanguageModel
 from tinystories.dataset import Dataset, dataset_folder, open_dataset
 from tinystories.device import Hardware
-from tinystories.files import sha256_of
+from tinystories.files import settings_path, sha256_of
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
 from tinystories.loss import Loss, loss_per_text
@@ -141,7 +141,7 @@ def open_data(dataset: str | None, folder: Path, block_size: int) -> Dataset | N
     Raises UserError if the named one is missing, or either is damaged.
     """
     if dataset is None:
-        has_config = (folder / "config.json").is_file()
+        has_config = settings_path(folder).is_file()
         dataset = read_config(folder).get("dataset") if has_config else None
         if not isinstance(dataset, str) or not dataset_folder(dataset).is_dir():
             return None

@@ -15,11 +15,17 @@ from itertools import pairwise
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _SPELLING = {byte: byte for byte in _PRINTABLE} | {b: 0x100 + i for i, b in enumerate(_OTHERS)}
+_BYTES = {chr(character): byte for byte, character in _SPELLING.items()}
 
 
 def spell(token: bytes) -> str:
     """A token in printable characters, one for each byte."""
     return token.decode("latin-1").translate(_SPELLING)
+
+
+def unspell(text: str) -> bytes:
+    """The token that is spelled so; raises KeyError for a character that spells no byte."""
+    return bytes(_BYTES[character] for character in text)
 
 
 def merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

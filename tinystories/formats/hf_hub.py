@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from configurator import UserError
+from tinystories import hub
 from tinystories.formats.hf_card import HERE
 
 OPENAI = r"gpt2(-medium|-large|-xl)?"
@@ -28,12 +29,7 @@ def download(repo: str) -> Path:
     Raises:
         UserError: it cannot be had, or has no weights in safetensors.
     """
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(repo, allow_patterns=list(FILES)))
-    except Exception as error:  # sockets, HTTP, TLS, Xet and disks have their own exceptions
-        raise UserError(f"cannot get {repo} {reason(error)}") from None
+    folder = hub.download(repo, "main", list(FILES), "model", "or name a folder")
     if not list(folder.glob(FILES[-1])):
         raise UserError(
             f"{repo} has no model.safetensors on the hub; its other files of weights, if any, are "
@@ -62,28 +58,18 @@ def push(folder: Path, repo: str) -> str:
     try:
         api.create_repo(repo, exist_ok=True)
         api.create_commit(repo, added, commit_message=f"Upload {folder.parent.parent.name}")
-    except Exception as error:  # as in download
-        raise UserError(f"cannot push to {repo} {reason(error)}") from None
+    except Exception as error:  # sockets, HTTP, TLS, Xet and disks have their own exceptions
+        raise UserError(f"cannot push to {repo} at {api.endpoint}: {reason(error)}") from None
     return f"{api.endpoint}/{repo}"
 
 
 def reason(error: Exception) -> str:
-    """The end of the sentence about a failed exchange with the hub."""
-    from huggingface_hub import constants, errors
-
+    """Why an upload failed, and what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return "the token is not valid; run `hf auth login`"
+    if status == 403:
+        return "the token has no permission to write there"
     cause = error.__cause__ or error
-    if isinstance(error, errors.GatedRepoError):
-        why = "access has to be granted on its page, then run `hf auth login`"
-    elif isinstance(error, errors.RepositoryNotFoundError) and status != 401:
-        why = "there is no such model"
-    elif status == 401:
-        why = "no such model, or it is private or the token is not valid; run `hf auth login`"
-    elif status == 403:
-        why = "the token has no permission to write there"
-    elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        why = "no network, and it is not in the cache"
-    else:
-        text = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
-        why = f"{text}; check the network and run again"
-    return f"at {constants.ENDPOINT}: {why}"
+    text = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
+    return f"{text}; check the network and run again"

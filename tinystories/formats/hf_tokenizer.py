@@ -1,51 +1,17 @@
 """Our vocabularies as the tokenizer.json of Hugging Face's `tokenizers`, and back.
 
-That library merges listed pairs; ours merges two neighbours if their joint string is a token. One
-pair for each token, the last two parts on its own way through the merges, makes both the same: by
-other pairs the token cannot come about, as the same merges happen inside it wherever it stands. A
-token that merges never reach is found only as a whole word (ignore_merges), as tiktoken does.
+That library merges listed pairs (byte_level says why one for each token is enough). A token that
+merges never reach is found only as a whole word (ignore_merges), as tiktoken does.
 """
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 from configurator import UserError
 from tinystories.files import read_json
+from tinystories.formats.byte_level import merges, spell, unspell
 from tinystories.tokenizer import END_OF_TEXT, GPT2_VOCAB_SIZE, CharTokenizer, Tokenizer, gpt2
 
-# Byte-level BPE writes each byte as a character that prints: itself, or one from 256 on.
-PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
-OTHERS = sorted(set(range(256)) - set(PRINTED))
-CHARACTERS = {byte: chr(byte) for byte in PRINTED} | {b: chr(256 + i) for i, b in enumerate(OTHERS)}
-BYTES = {character: byte for byte, character in CHARACTERS.items()}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-
-
-def printed(token: bytes) -> str:
-    """A token as byte-level vocabularies write it."""
-    return "".join(CHARACTERS[byte] for byte in token)
-
-
-def last_pairs(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """The two parts that become each token at last, in the order of the ids.
-
-    Single bytes have none, and tokens that merges do not reach.
-    """
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    never, pairs = len(tokens), []
-    for token in tokens:
-        parts = [token[i : i + 1] for i in range(len(token))]
-        while len(parts) > 2:
-            joint = [ranks.get(a + b, never) for a, b in itertools.pairwise(parts)]
-            rank = min(joint)
-            if rank == never:
-                break
-            i = joint.index(rank)
-            parts[i : i + 2] = [tokens[rank]]
-        if len(parts) == 2:
-            pairs.append((parts[0], parts[1]))
-    return pairs
 
 
 def split(pattern: str) -> dict:
@@ -73,8 +39,8 @@ def to_json(tokenizer: Tokenizer) -> dict:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,
-            "vocab": {printed(token): id for id, token in enumerate(tokenizer.tokens)},
-            "merges": [[printed(a), printed(b)] for a, b in last_pairs(tokenizer.tokens)],
+            "vocab": {spell(token): id for id, token in enumerate(tokenizer.tokens)},
+            "merges": [[spell(a), spell(b)] for a, b in merges(tokenizer.tokens)],
         }
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         added = [{"id": end, "content": END_OF_TEXT, **flags, "special": True}]
@@ -149,12 +115,12 @@ def _bpe(stored: dict) -> Tokenizer:
     if ids != {END_OF_TEXT: end} or sorted(names.values()) != list(range(end)):
         raise ValueError(f"{END_OF_TEXT} is not the last id, or not the only special one")
     try:
-        tokens = [bytes(BYTES[character] for character in name) for name in names]
+        tokens = [unspell(name) for name in names]
     except KeyError:
         raise ValueError("its tokens are not byte-level") from None
     tokens.sort(key=dict(zip(tokens, names.values(), strict=True)).__getitem__)
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    if pairs != [[printed(a), printed(b)] for a, b in last_pairs(tokens)]:
+    if pairs != [[spell(a), spell(b)] for a, b in merges(tokens)]:
         raise ValueError("its merges are not in the order of the ids")
     steps = stored["pre_tokenizer"].get("pretokenizers") or [stored["pre_tokenizer"]]
     if any(step.get("add_prefix_space") for step in steps):

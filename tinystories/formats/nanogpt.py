@@ -3,7 +3,7 @@
 Its ckpt.pt is a dict that torch.save wrote: model (the weights, "transformer." before our names,
 and lm_head.weight, which is wte), optimizer (of AdamW), model_args (the shape), iter_num,
 best_val_loss and config (the settings). The tokenizer is not in it: it is GPT-2's, unless a
-meta.pkl in the dataset's folder holds another. Exported checkpoints have our tokenizer.json
+meta.pkl in the dataset's folder holds another. Exported checkpoints have our vocabulary.json
 beside them.
 """
 
@@ -20,14 +20,14 @@ from model import GPT, GPTConfig
 from tinystories.dataset import write_vocabulary
 from tinystories.files import atomic_write
 from tinystories.formats.trained import TrainedModel
-from tinystories.tokenizer import GPT2_VOCAB_SIZE, Tokenizer, gpt2, read_meta_pkl
+from tinystories.tokenizer import GPT2_VOCAB_SIZE, VOCABULARY, Tokenizer, gpt2, read_meta_pkl
 
 PROGRAM = "nanoGPT"
 EXPORT = "nanogpt"  # the folder that `write` makes
 TOLERANCE = 0.0  # of `verify`
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 DEFAULTS = {"bias": True, "dropout": 0.0}  # of model_args; older versions do not write them
-VOCABULARIES = {"tokenizer.json": Tokenizer.load, "meta.pkl": read_meta_pkl}
+VOCABULARIES = dict.fromkeys(VOCABULARY, Tokenizer.load) | {"meta.pkl": read_meta_pkl}
 
 # From nanoGPT -------------------------------------------------------------------------------
 
@@ -185,11 +185,7 @@ def verify(path: Path, trained: TrainedModel) -> float:
     converted = convert(state, path / "ckpt.pt")
     model = GPT(GPTConfig(**converted["model_config"])).eval()
     model.load_state_dict(converted["model"])
-    with torch.inference_mode():
-        return max(
-            (model(ids[None]) - trained.model(ids[None])).abs().max().item()
-            for ids in trained.own_stories()
-        )
+    return trained.difference(model)
 
 
 def adamw_state(weights: Iterable[Tensor], rows: int, state: dict, settings: dict) -> dict:

@@ -41,3 +41,11 @@ class TrainedModel:
         ends = [0 if end is None else int((row[1:] == end).sum()) for row in rows]
         lengths = [len(row) - count for row, count in zip(rows, ends, strict=True)]
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def difference(self, model: GPT) -> float:
+        """The largest difference of logits between another model and this one, on own_stories."""
+        with torch.inference_mode():
+            return max(
+                (model(ids[None]) - self.model(ids[None])).abs().max().item()
+                for ids in self.own_stories()
+            )

@@ -256,6 +256,7 @@ class Model {
   /** Two linear layers with a GELU between them, or SwiGLU. */
   mlp(name, x) {
     const gpt2 = this.config.arch === "gpt2";
+    const gelu = this.config.gelu === "tanh" ? tanhGelu : erfGelu;
     const hidden = this.linear(x, `${name}.c_fc`);
     const y = gpt2 ? hidden : hidden.subarray(hidden.length / 2); // SwiGLU: first the gates
     for (let i = 0; i < y.length; i++) {
@@ -281,11 +282,16 @@ function softmax(x) {
 }
 
 /** x times the normal distribution's P(X < x); erf by Abramowitz and Stegun, 7.1.26: within 2e-7. */
-function gelu(x) {
+function erfGelu(x) {
   const z = Math.abs(x) / Math.SQRT2;
   const t = 1 / (1 + 0.3275911 * z);
   const series =
     t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
   const tail = 0.5 * series * Math.exp(-z * z); // P(X > |x|)
   return x * (x < 0 ? tail : 1 - tail);
+}
+
+/** GPT-2's approximation of it. */
+function tanhGelu(x) {
+  return (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
