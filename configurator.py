@@ -29,9 +29,9 @@ from typing import NamedTuple
 from tinystories.ranges import allowed_range
 
 ROOT = Path(__file__).resolve().parent  # of data/, out/ and config/
-EXPECTED_ERRNOS = {  # no room, no permission, a file in place of a folder: not bugs of ours
+EXPECTED_ERRNOS = {  # no room, no permission, something else in place of a file: not our bugs
     getattr(errno, name, errno.ENOSPC)  # not every system has a quota
-    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR ENAMETOOLONG".split()
+    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EISDIR ELOOP ENAMETOOLONG".split()
 }
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -98,7 +98,8 @@ def start(main: Callable, *arguments):
     """Call main(*arguments); mistakes of the user end in one line, bugs keep their traceback."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not closed
-            stream.reconfigure(encoding="utf-8", line_buffering=True)  # also for a pipe
+            errors = "replace" if stream is sys.stdin else "backslashreplace"  # paths are any bytes
+            stream.reconfigure(encoding="utf-8", errors=errors, line_buffering=True)
     name = Path(sys.argv[0]).name
     try:
         return main(*arguments)

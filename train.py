@@ -196,6 +196,9 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     if saved and resumed:
         optimizer.load_state_dict(saved)
         state = TrainState(**saved["progress"])
+        if state.best_step >= 0 and (problem := run.problem_with_best(run.run_folder(s.out_dir))):
+            print_rank0(f"{problem}; the next evaluation writes a new one")
+            state.best_val, state.best_step = math.inf, -1
     log.print_summary(s, data, raw_model, optimizer, state.step)
     batch_shape = (s.batch_size, s.block_size)
     compiled_model, reason = device.compile_model(raw_model, s.compile, hardware, batch_shape)

@@ -1,5 +1,7 @@
 """The .bin format, and which windows of tokens make a batch."""
 
+import json
+import os
 import pickle
 import shutil
 
@@ -259,3 +261,33 @@ def test_stories_cannot_be_masked_where_they_have_no_end(tmp_path):
     nanogpt_dataset(tmp_path, "To be, or not to be.\n" * 100)
     options = [f"--dataset={tmp_path}", f"--out_dir={tmp_path / 'run'}", "--story_mask=True"]
     assert "has no end of text between stories" in complaint("train.py", *options, *SMALL)
+
+
+def test_a_bin_that_has_changed_since_it_was_made_is_refused(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "d")
+    open_dataset(str(folder), 16)
+    assert (folder / "checked.json").exists()
+    path = folder / "train.bin"
+    ids = np.fromfile(path, "<u2")
+    ids[: len(ids) // 2] = ids[0]
+    ids.tofile(path)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"train.bin has changed since it was made: prepare"):
+            open_dataset(str(folder), 16)
+
+
+def test_checksums_are_taken_once_for_each_state_of_the_files(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "d")
+    open_dataset(str(folder), 16)
+    seen = json.loads((folder / "checked.json").read_text())
+    path = folder / "val.bin"
+    meta = path.stat()
+    data = bytearray(path.read_bytes())
+    data[:2] = data[2:4]
+    path.write_bytes(data)
+    os.utime(path, ns=(meta.st_atime_ns, meta.st_mtime_ns))  # a state that was seen before
+    open_dataset(str(folder), 16)
+    assert json.loads((folder / "checked.json").read_text()) == seen
+    os.utime(path)
+    with pytest.raises(UserError, match=r"val\.bin has changed"):
+        open_dataset(str(folder), 16)

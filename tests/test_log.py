@@ -1,8 +1,10 @@
 """The log of a run: files that only grow, and what a resumed run does to them."""
 
+import pytest
 from conftest import contents
 
 import train
+from configurator import UserError
 from model import GPT, GPTConfig
 from tinystories.device import select_hardware
 from tinystories.log import COLUMNS, HEADER, RunLog
@@ -21,10 +23,11 @@ def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
     assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,,5.0,5.5,1.5,,,,\n"
 
 
-def test_logs_that_are_shorter_than_saved_are_kept_as_they_are(tmp_path):
+def test_logs_that_are_shorter_than_saved_are_refused_and_kept_as_they_are(tmp_path):
     sizes = RunLog(tmp_path).sizes()
     (tmp_path / "log.csv").write_bytes(b"step\n")
-    RunLog(tmp_path, {name: size + 100 for name, size in sizes.items()})
+    with pytest.raises(UserError, match="has lost its end; copy it from a backup"):
+        RunLog(tmp_path, sizes)
     assert (tmp_path / "log.csv").read_bytes() == b"step\n"
 
 
@@ -42,8 +45,8 @@ def test_sizes_of_logs_are_bytes_not_characters(tmp_path):
 
 
 def test_a_log_of_an_earlier_version_keeps_its_columns(tmp_path):
-    sizes = RunLog(tmp_path).sizes()
     (tmp_path / "log.csv").write_text("step,val_loss\n")
+    sizes = {"log.csv": len("step,val_loss\n"), "samples.txt": 0}
     full = EVALUATION | {"full_val_loss": 5.6, "full_val_bits_per_byte": 1.6}
     RunLog(tmp_path, sizes).evaluation(full, "Once")
     assert (tmp_path / "log.csv").read_text() == "step,val_loss\n1,5.5\n"

@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, forked
+from conftest import ROOT, SMALL, command, complaint, forked
 from forks import ForkedCommand
 
 from tinystories.run import load_checkpoint
@@ -213,3 +214,25 @@ def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_p
     assert steps == sorted(set(steps))  # every one of them got further
     command("train.py", f"--out_dir={folder}", "--init_from=resume", "--save_minutes=10")
     assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_log_that_has_lost_its_end_is_not_continued(run, tmp_path, damage):
+    folder = shutil.copytree(run, tmp_path / "run")
+    log = folder / "log.csv"
+    log.write_bytes(log.read_bytes()[:-30]) if damage == "cut" else log.unlink()
+    line = complaint(
+        "train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=12", run=forked
+    )
+    assert "log.csv is missing or has lost its end; copy it from a backup, or train on in" in line
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_best_pt_is_written_anew_where_it_is_missing_or_damaged(run, tmp_path, damage):
+    folder = shutil.copytree(run, tmp_path / "run")
+    best = folder / "best.pt"
+    best.write_bytes(best.read_bytes()[:-30]) if damage == "cut" else best.unlink()
+    done = forked("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=12")
+    assert "the next evaluation writes a new one" in done.stdout
+    state = load_checkpoint(folder / "ckpt.pt")["progress"]
+    assert load_checkpoint(best)["val_loss"] == state["best_val"]

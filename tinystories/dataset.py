@@ -32,7 +32,7 @@ SPLITS = ("train", "val")
 SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each split
 OWN_FILES = {  # what commands write into a dataset's folder
     *("train.bin", "val.bin", "meta.json", *VOCABULARY, "meta.pkl"),
-    *("explore.png", "explore.txt"),
+    *("explore.png", "explore.txt", "checked.json"),
 }
 CHUNK = 2**22  # ids that are read at a time
 PROBES, PROBE = 16, 4096  # places of a foreign .bin that are looked at, ids at each
@@ -352,8 +352,28 @@ def open_dataset(dataset: str, block_size: int, docs: Sequence[str] = ()) -> Dat
                 f"{file.path} holds {len(file):,} tokens, but its meta.json says "
                 f"{meta['splits'][split]['tokens']:,}: prepare the dataset again"
             )
+    if meta:
+        check_checksums(folder, meta)
     train, val = files
     return Dataset(folder, train, val, tokenizer, meta, note)
+
+
+def check_checksums(folder: Path, meta: dict) -> None:
+    """Compare the .bin files with meta.json, once for each size and time of change that they have.
+
+    checked.json remembers those. Raises UserError if a checksum differs.
+    """
+    paths = {split: folder / f"{split}.bin" for split in SPLITS}
+    states = {path.name: path.stat() for path in paths.values()}
+    seen = {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}
+    with contextlib.suppress(FileNotFoundError, UserError):
+        if read_json(folder / "checked.json", bool, "") == seen:
+            return
+    for split, path in paths.items():
+        if sha256_of(path) != meta["splits"][split]["sha256"]:
+            raise UserError(f"{path} has changed since it was made: prepare the dataset again")
+    with contextlib.suppress(UserError):  # the folder may be read-only
+        write_json(folder / "checked.json", seen)
 
 
 def foreign_tokenizer(folder: Path) -> tuple[Tokenizer, str]:

@@ -61,6 +61,8 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
     Raises UserError for a file that cannot be read, is not JSON, or has another shape, and
     FileNotFoundError where there is none.
     """
+    if path.exists() and not path.is_file():  # a FIFO would wait for ever
+        raise UserError(f"{path} is not a file")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict) and is_valid(value):

@@ -79,6 +79,8 @@ class RunLog:
     def __init__(self, folder: Path, sizes: dict[str, int] | None = None, wandb=None):
         """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
 
+        Raises UserError if a file is shorter than it was.
+
         Args:
             wandb: a run that `open_wandb` opened, which gets the same rows.
         """
@@ -87,7 +89,12 @@ class RunLog:
         self.lines = LINES  # printed since the header
         self.files = {name: open(folder / name, "ab") for name in FILES}
         for name, file in self.files.items():
-            file.truncate(min(file.tell(), sizes[name]) if sizes else 0)
+            if sizes and file.tell() < sizes[name]:
+                raise UserError(
+                    f"{folder / name} is missing or has lost its end; copy it from a backup, or "
+                    f"train on in a new run: --init_from={folder}"
+                )
+            file.truncate(sizes[name] if sizes else 0)
             file.seek(0, os.SEEK_END)
         if self.files["log.csv"].tell() == 0:
             self._append("log.csv", ",".join(COLUMNS) + "\n")

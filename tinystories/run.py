@@ -259,6 +259,15 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
     return settings, saved
 
 
+def problem_with_best(folder: Path) -> str | None:
+    """Why a resumed run cannot keep its best.pt; None where it is whole."""
+    try:
+        load_checkpoint(folder / "best.pt")
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def check_same_data(saved: dict, data: Dataset, resumed: bool) -> None:
     """Raises UserError unless a checkpoint's model can be trained on, or resumed with, the data."""
     if saved["tokenizer"] != data.tokenizer.fingerprint:
