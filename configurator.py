@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 import textwrap
+import tomllib
 import traceback
 import types
 import typing
@@ -121,12 +122,17 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
 
     Args:
         settings: the dataclass that declares the command's settings.
-        argv: the command line without the command's name. `--help` prints and ends the program.
+        argv: the command line without the command's name. `--help` and `--version` print and
+            end the program.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type or out of range, a file that
             cannot be read.
     """
+    if "--version" in argv:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        print(f"{project['name']} {project['version']}")
+        sys.exit(0)
     if "--help" in argv or "-h" in argv:
         print(help_text(settings))
         sys.exit(0)
