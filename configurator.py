@@ -210,7 +210,7 @@ def check(settings: type, values: dict, source: str) -> dict:
             checked[name] = _convert(kinds[name], value)
         except (ValueError, TypeError, OverflowError):
             wanted = _describe(kinds[name])
-            raise UserError(f"{source}{name} expects {wanted}, not {value!r}") from None
+            raise UserError(f"{source}{name} expects {wanted}, not {_shown(value)}") from None
     return checked
 
 
@@ -271,7 +271,7 @@ def _read_config(name: str) -> tuple[dict, str]:
     namespace = {"__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), namespace)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = lines[-1] if lines else getattr(error, "lineno", 0)
@@ -303,7 +303,9 @@ def _convert(kind, value):
         if str(value).lower() in BOOLEANS:
             return BOOLEANS[str(value).lower()]
     elif kind is str and isinstance(value, str):
-        return value
+        os.fsencode(value)  # ValueError for what no text and no file name can be
+        if "\0" not in value:
+            return value
     elif kind in (int, float) and not isinstance(value, bool):
         if isinstance(value, str):
             value = math.prod(map(_number, value.split("*")))  # 5*8
@@ -317,6 +319,15 @@ def _number(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)  # 1e4
+
+
+def _shown(value) -> str:
+    """A value in an error message: one line, and not a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes integers of up to 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def _describe(kind) -> str:

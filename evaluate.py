@@ -12,6 +12,7 @@ Results are cached in evaluation.json and used again with the same settings. The
 table goes to standard output, everything else to standard error.
 """
 
+import os
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -75,7 +76,7 @@ class Settings(RangedSettings):
         """The run folder in `evaluate.py out/x`; raises UserError for anything else."""
         if "," in argument:
             raise UserError(f"several runs are compared with --compare={argument}")
-        if not argument.startswith("hf:") and not (ROOT / Path(argument).expanduser()).is_dir():
+        if not argument.startswith("hf:") and not (ROOT / os.path.expanduser(argument)).is_dir():
             raise UserError(f"{argument} is no run folder, nor a config file that ends in .py")
         return {"out_dir": argument}
 
@@ -113,7 +114,7 @@ def main(s: Settings) -> None:
     if s.leak:
         print_leak(s)
         return log_stderr(f"time: {time_taken(time.perf_counter() - start_time)}")
-    names, plot = run_names(s), ROOT / Path(s.plot).expanduser()
+    names, plot = run_names(s), ROOT / os.path.expanduser(s.plot)
     check_plot(s, plot)
     hardware = device.select_hardware(s.device, s.dtype)
     for reason in hardware.reasons:

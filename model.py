@@ -427,7 +427,7 @@ def sample_next_token(
         min_p: only ids at least this many times as probable as the most probable one (Nguyen et
             al. 2024).
     """
-    if temperature == 0:
+    if temperature < 1e-6:  # dividing by it could overflow
         return logits.argmax(1)
     logits = logits / temperature
     if top_k is not None and top_k < logits.shape[1]:

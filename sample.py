@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from configurator import RangedSettings, UserError, configure, start
 from tinystories import nanogpt
@@ -24,8 +24,8 @@ from tinystories.ranges import (
     Fraction,
     Natural,
     NonNegative,
-    Positive,
     PositiveFraction,
+    Range,
     Seed,
 )
 
@@ -48,7 +48,7 @@ class Settings(RangedSettings):
     top_k: Natural | None = None  # only the k most probable tokens; 0: all
     top_p: PositiveFraction | None = None  # nucleus: probability to keep
     min_p: Fraction | None = None  # drop below this part of the top
-    repetition_penalty: Positive = 1.0  # above 1 avoids tokens already used
+    repetition_penalty: Annotated[float, Range(0.01, 100)] = 1.0  # above 1: no repeats
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
@@ -79,6 +79,8 @@ from tinystories.generate import (
 from tinystories.run import load_model, locate, run_folder
 from tinystories.terminal import WordWrap, log_stderr, progress
 from tinystories.tokenizer import END_OF_TEXT
+
+MAX_PROMPT = 10_000_000  # characters
 
 
 def main(s: Settings) -> None:
@@ -131,11 +133,14 @@ def read_prompt(value: str) -> str:
     if value != "-" and name == value:
         return value.removeprefix(END_OF_TEXT)  # which precedes every story anyway
     try:
-        text = sys.stdin.read() if value == "-" else Path(name).read_text(encoding="utf-8")
+        with open(0 if value == "-" else name, encoding="utf-8", closefd=value != "-") as file:
+            text = file.read(MAX_PROMPT + 1)  # /dev/zero has no end
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"the prompt from {value} is not UTF-8 text") from None
+    if len(text) > MAX_PROMPT:
+        raise UserError(f"the prompt from {value} is longer than {MAX_PROMPT:,} characters")
     return text.removesuffix("\n").removesuffix("\r").removeprefix(END_OF_TEXT)
 
 

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL, command, complaint, contents
+from conftest import SMALL, command, complaint, contents, forked
 
 import prepare
 import sample
@@ -488,3 +488,51 @@ def test_a_prepared_dataset_is_named_as_it_was_given(tmp_path):
     options = [*SAME, "--max_stories=40", "--vocab_size=257", f"--dataset={tmp_path / 'new'}"]
     told = command("prepare.py", *options).stdout
     assert f"prepared {tmp_path / 'new'}:" in told
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("exit()", "line 1: SystemExit"),
+        ('out_dir = "a\\0b"', "out_dir expects text, not 'a\\x00b'"),
+        (r'out_dir = "\ud800"', r"out_dir expects text, not '\ud800'"),
+        (
+            "max_iters = 10**5000",
+            "max_iters expects an integer, not a number of thousands of digits",
+        ),
+        (f'max_iters = "{"7x" * 3000}"', "... (6,002 characters)"),
+    ],
+    ids=["exit", "NUL", "surrogate", "digits", "length"],
+)
+def test_odd_values_in_a_config_are_one_short_line(tmp_path, config, said):
+    (tmp_path / "odd.py").write_text(config)
+    line = complaint("train.py", tmp_path / "odd.py", run=forked)
+    assert said in line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--start=FILE:/dev/zero", "is longer than 10,000,000 characters"),
+        ("--out_dir=~nobody-here/x", "there is no run in "),
+        ("--repetition_penalty=1e-45", "repetition_penalty is 1e-45; it must be >= 0.01"),
+    ],
+)
+def test_odd_values_of_sampling_are_one_line(run, option, said):
+    folder = () if "out_dir" in option else (f"--out_dir={run}",)
+    assert said in complaint("sample.py", *folder, option, run=forked)
+
+
+def test_a_tiny_temperature_is_greedy(run):
+    options = (f"--out_dir={run}", "--num_samples=1", "--max_new_tokens=20")
+    texts = {forked("sample.py", *options, f"--temperature={t}").stdout for t in ("0", "1e-45")}
+    assert len(texts) == 1
+
+
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "settings.json").unlink()
+    os.mkfifo(folder / "settings.json")
+    line = complaint("train.py", "--init_from=resume", f"--out_dir={folder}", run=forked)
+    assert "settings.json is not a file" in line

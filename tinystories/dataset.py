@@ -9,6 +9,7 @@ tokens: what the model is trained on and what it sees at once.
 import contextlib
 import functools
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def dataset_folder(dataset: str) -> Path:
 
     If a crash has left it under its temporary name, it is brought back first.
     """
-    folder = (ROOT / "data" / Path(dataset).expanduser()).resolve()
+    folder = (ROOT / "data" / os.path.expanduser(dataset)).resolve()
     for _ in range(50):  # while prepare.py, which has the lock, replaces it
         if folder.exists() or not folder.with_name(f".{folder.name}.old").exists():
             break

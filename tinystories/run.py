@@ -40,7 +40,7 @@ NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, no
 
 def run_folder(out_dir: str) -> Path:
     """The folder of a run: relative to the scripts, or an absolute path."""
-    return ROOT / Path(out_dir).expanduser()
+    return ROOT / os.path.expanduser(out_dir)
 
 
 def newest_run() -> str:

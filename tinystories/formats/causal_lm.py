@@ -12,6 +12,7 @@ when such a model is loaded, and only then.
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def find(name: str) -> Path:
 def _local_folder(name: str) -> Path | None:
     """The folder that a name means; None if it is of a model on the hub."""
     path = name.removeprefix(PREFIX)
-    folder = ROOT / Path(path).expanduser()
+    folder = ROOT / os.path.expanduser(path)
     return folder if path and folder.is_dir() else None
 
 

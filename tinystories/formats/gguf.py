@@ -8,6 +8,7 @@ qwen3.
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import numpy as np
@@ -179,7 +180,7 @@ def tensor_type(
     return matrix_type
 
 
-def read(path: Path, gelu: str = "tanh") -> GPT:
+def read(path: Path, gelu: Literal["erf", "tanh"] = "tanh") -> GPT:
     """The model of a file that `write` made; its weights are rounded as they are in the file.
 
     Args:
