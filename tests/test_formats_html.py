@@ -319,3 +319,12 @@ def test_the_kernel_assembles_to_the_same_bytes(tmp_path):
 
 def pages_scripts(text: str) -> int:
     return len(re.findall(r"^<script", text, flags=re.MULTILINE))
+
+
+def test_the_loss_of_averaged_weights_is_theirs(tokenizer, tmp_path):
+    rows = "step,val_bits_per_byte,ema_val_bits_per_byte\n5,1.5,1.4\n10,1.3,1.2\n"
+    (tmp_path / "log.csv").write_text(rows)
+    gpt = GPT(GPTConfig(257, 16, n_layer=1, n_head=1, n_embd=8))
+    for state, bits in (({"step": 10}, 1.3), ({"step": 10, "average": True}, 1.2)):
+        trained = TrainedModel(tmp_path, gpt, tokenizer, state, {})
+        assert html.bits_per_byte(trained) == bits

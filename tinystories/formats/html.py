@@ -119,11 +119,13 @@ def describe(trained: TrainedModel) -> dict:
 def bits_per_byte(trained: TrainedModel) -> float | None:
     """The validation loss of the checkpoint, from the log of its run; None where it is not."""
     progress = trained.state.get("progress", trained.state)
+    average = trained.state.get("average") is True  # of best.pt: it has the averaged weights
+    column = "ema_val_bits_per_byte" if average else "val_bits_per_byte"
     try:
         with open(trained.folder / "log.csv", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if row["val_bits_per_byte"] and int(row["step"]) == progress["step"]:
-                    return float(row["val_bits_per_byte"])
+                if row[column] and int(row["step"]) == progress["step"]:
+                    return float(row[column])
     except (OSError, ValueError, LookupError, TypeError):
         pass  # no log, or one of another program
     return None
