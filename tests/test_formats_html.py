@@ -30,8 +30,8 @@ SOURCES = ROOT / "tinystories" / "formats" / "page"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the page, is not installed")
 SHAPES = {
-    "gpt2": {"bias": True, "gelu": "tanh"},
-    "gpt2, local": {"attention_window": 7},
+    "gpt2": {"bias": True},
+    "gpt2, local": {"attention_window": 7, "gelu": "tanh"},
     "qwen3": {"arch": "qwen3", "head_dim": 6, "rope_theta": 1000.0, "story_mask": True},
     "qwen3, local": {"arch": "qwen3", "attention_window": 5},
 }
