@@ -45,7 +45,10 @@ PATTERNS = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_bpe([*STORIES, *many(50), "Élan, „Größe“, 😀 – 一二三"], 400)
+    more = "Élan, „Größe“, 😀 – 一二三. The quick brown foxes jumped over lazy sleeping dogs, wonderful "
+    tokenizer = train_bpe([*STORIES, *many(50), f"{more} strawberry elephants."], 400)
+    assert tokenizer.end_of_text == 399  # as the tests below have it
+    return tokenizer
 
 
 def random_model(vocab_size: int, **shape) -> GPT:
@@ -244,7 +247,7 @@ def test_a_pattern_that_javascript_reads_in_another_way_is_refused(pattern):
 def test_export_writes_the_same_page_twice(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "fox")
     done = forked("export.py", "--to=html", folder)
-    assert "fox.html, read again: logits differ by 0.0" in done.stdout
+    assert "fox.html, read again: logits differ by 0.0" in " ".join(done.stdout.split())
     before = contents(folder)
     forked("export.py", "--to=html", folder, "--overwrite")
     assert contents(folder) == before
