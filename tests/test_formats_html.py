@@ -45,8 +45,9 @@ PATTERNS = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    more = "Élan, „Größe“, 😀 – 一二三. The quick brown foxes jumped over lazy sleeping dogs, wonderful "
-    tokenizer = train_bpe([*STORIES, *many(50), f"{more} strawberry elephants."], 400)
+    odd = "Élan, „Größe“, 😀 – 一二三"
+    more = "The quick brown foxes jumped over lazy sleeping dogs, wonderful strawberry elephants."
+    tokenizer = train_bpe([*STORIES, *many(50), odd, more], 400)
     assert tokenizer.end_of_text == 399  # as the tests below have it
     return tokenizer
 
