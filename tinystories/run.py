@@ -229,6 +229,7 @@ def check_own_folder(folder: Path) -> None:
     A run writes its settings.json first, so one that was killed before its first save has it.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    names = [name for name in names if name != "output.txt"]  # which sweep.py has begun
     if not names or "ckpt.pt" in names:
         return
     with contextlib.suppress(FileNotFoundError, UserError):
