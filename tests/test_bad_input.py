@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL, command, complaint, contents, forked
+from conftest import SMALL, command, complaint, contents, forked, sign
 
 import prepare
 import sample
@@ -115,6 +115,7 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_position(copied, tmp_pat
     ids = np.fromfile(copied / "val.bin", "<u2")
     ids[1234] = 300
     ids.tofile(copied / "val.bin")
+    sign(copied)
     options = [f"--dataset={copied}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--eval_only=True"]
     line = refusal(train, *options)
     assert f"{copied / 'val.bin'} holds the id 300 at position 1,234" in line
@@ -535,4 +536,4 @@ def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(run, tmp_path):
     (folder / "settings.json").unlink()
     os.mkfifo(folder / "settings.json")
     line = complaint("train.py", "--init_from=resume", f"--out_dir={folder}", run=forked)
-    assert "settings.json is not a file" in line
+    assert "settings.json: it is not a file" in line

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, complaint
+from conftest import ROOT, command, complaint, sign
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -268,6 +268,7 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_position(copied):
     ids = np.fromfile(copied / "val.bin", "<u2")
     ids[3] = 300
     ids.tofile(copied / "val.bin")
+    sign(copied)
     line = refusal(f"--dataset={copied}")
     assert "val.bin holds the id 300 at position 3, outside the vocabulary of 257" in line
 
@@ -278,6 +279,7 @@ def test_a_file_without_a_story_is_named(copied, ids):
     meta["splits"]["val"]["tokens"] = 50
     write_meta(copied, meta)
     np.asarray(ids, "<u2").tofile(copied / "val.bin")
+    sign(copied)
     assert "val.bin holds no story that ends" in refusal(f"--dataset={copied}")
 
 

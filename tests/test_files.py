@@ -34,7 +34,7 @@ def test_json_of_another_shape_is_refused_in_one_line(tmp_path, content):
 
 def test_a_folder_in_the_place_of_a_json_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(UserError, match=r"cannot read .*a\.json: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.json: it is not a file"):
         read_json(tmp_path / "a.json", bool, "")
 
 

@@ -267,9 +267,9 @@ def run_with_data(tmp_path):
     from test_evaluate import write_dataset
 
     folder = make_reciter(tmp_path / "reciter", STORIES[1].encode())
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder / "vocabulary.json")
     data = write_dataset(tmp_path / "data", tokenizer, train=STORIES, val=STORIES[:2])
-    (folder / "config.json").write_text(json.dumps({"dataset": str(data)}), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps({"dataset": str(data)}), encoding="utf-8")
     return folder
 
 

@@ -226,7 +226,7 @@ def test_the_card_has_what_is_known_of_the_run(exported):
 
 
 def test_the_card_names_a_data_set_of_the_hub_with_its_license(exported, tmp_path):
-    meta = json.loads((exported / "config.json").read_text())["dataset"]
+    meta = json.loads((exported / "settings.json").read_text())["dataset"]
     data = shutil.copytree(meta, tmp_path / "data")
     changed = json.loads((data / "meta.json").read_text())
     changed |= {"source": "roneneldan/TinyStories", "revision": "abc123"}

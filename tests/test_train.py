@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, complaint, forked
+from conftest import ROOT, SMALL, command, complaint, forked, sign
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import train
@@ -455,6 +455,7 @@ def test_ids_outside_the_vocabulary_are_named_when_they_are_met(dataset, tmp_pat
     ids = np.fromfile(dataset / "train.bin", "<u2")
     ids[::40] = 300
     ids.tofile(folder / "train.bin")
+    sign(folder)
     options = (f"--dataset={folder}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5")
     message = complaint("train.py", *options, run=forked)
     assert re.search(r"train.bin holds the id 300 at position \d+", message)

@@ -62,7 +62,7 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
     FileNotFoundError where there is none.
     """
     if path.exists() and not path.is_file():  # a FIFO would wait for ever
-        raise UserError(f"{path} is not a file")
+        raise UserError(f"cannot read {path}: it is not a file")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict) and is_valid(value):
