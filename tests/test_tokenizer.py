@@ -239,14 +239,14 @@ def test_a_damaged_or_foreign_file_is_named(small, tmp_path, damage):
     small.save(path)
     stored = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(DAMAGES[damage](stored), encoding="utf-8")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a complete tokenizer") as error:
+    with pytest.raises(UserError, match=r"vocabulary\.json is not a complete tokenizer") as error:
         Tokenizer.load(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "vocabulary.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a complete tokenizer"):
+    with pytest.raises(UserError, match=r"vocabulary\.json is not a complete tokenizer"):
         Tokenizer.load(tmp_path / "vocabulary.json")
 
 
