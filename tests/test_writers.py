@@ -4,6 +4,7 @@ import multiprocessing
 import re
 import shutil
 import signal
+import time
 
 import pytest
 from conftest import SMALL, complaint, contents, forked
@@ -17,29 +18,29 @@ from tinystories.run import load_checkpoint
 PREPARE = ("prepare.py", "--source=storybook", "--tokenizer=bpe", "--vocab_size=300")
 
 
-def hold(folder, events) -> None:
+def hold(folder, ready) -> None:
     with only_writer(folder):
-        events[0].set()
-        events[1].wait(60)
+        ready.set()
+        time.sleep(600)  # until it is killed
 
 
 @pytest.fixture
 def held(tmp_path):
     """Locks a folder in another process."""
     context = multiprocessing.get_context("fork")
-    stop, holders = context.Event(), []
+    holders = []
 
     def start(folder) -> multiprocessing.Process:
         ready = context.Event()
-        holders.append(context.Process(target=hold, args=(folder, (ready, stop))))
+        holders.append(context.Process(target=hold, args=(folder, ready)))
         holders[-1].start()
         assert ready.wait(60)
         return holders[-1]
 
     yield start
-    stop.set()
     for holder in holders:
-        holder.join(60)
+        holder.kill()
+        holder.join()
 
 
 def test_a_folder_has_one_writer_and_the_second_learns_who_it_is(held, tmp_path):
