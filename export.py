@@ -87,11 +87,8 @@ def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
         usage = writer.write(partial, final, trained)
         checked = ""
         if verify:
-            difference = writer.verify(partial, trained)
+            difference, allowed = writer.verify(partial, trained)
             checked = f", read again: logits differ by {difference:.2g} at most"
-            allowed = writer.TOLERANCE
-            if isinstance(allowed, dict):
-                allowed = allowed[trained.gguf_dtype]
             if not difference <= allowed:
                 raise UserError(f"{final.name}{checked}, too much; nothing was written")
         if partial.is_dir():

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import threading
 from multiprocessing.connection import Connection
@@ -26,10 +27,11 @@ SERVER.set_forkserver_preload(["torch", "tqdm", *LAZY, *PLOTS])
 class ForkedCommand:
     """A running command; what is used of subprocess.Popen is here under the same names."""
 
-    def __init__(self, script: str, *args, cwd=None):
+    def __init__(self, script: str, *args, cwd=None, env: dict | None = None):
         ends = [os.pipe() for _ in range(2)]
         writers = [Connection(writer, readable=False) for _, writer in ends]
-        values = (str(ROOT / script), [*map(str, args)], cwd or os.getcwd(), dict(os.environ))
+        environment = os.environ | (env or {})
+        values = (str(ROOT / script), [*map(str, args)], cwd or os.getcwd(), environment)
         self._process = SERVER.Process(target=_run, args=(*values, *writers), daemon=True)
         self._process.start()
         for writer in writers:
@@ -65,6 +67,19 @@ class ForkedCommand:
         self._process.join()
         alarm.cancel()
         return out, errors[0]
+
+
+def train_on_two(*args) -> None:
+    """Train in two processes, which get from us what torchrun would tell them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    processes = [ForkedCommand("train.py", *args, env=rank) for rank in ranks]
+    for process in processes:
+        out, err = process.communicate(120)
+        assert process.returncode == 0, out + err
 
 
 def _run(script: str, args: list[str], cwd, environment: dict, stdout, stderr) -> None:

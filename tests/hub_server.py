@@ -156,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_info(self, repo: str) -> None:
         info = {"id": repo, "sha": self.hub.commit(repo), "private": False, "tags": []}
+        info |= {"siblings": [{"rfilename": name} for name in self.hub.repos[repo]]}
         self.send_json(info | {"downloads": 0, "likes": 0})
 
     def send_tree(self, repo: str) -> None:

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL, command, complaint
+from conftest import SMALL, complaint, forked
 
 from configurator import UserError
 from tinystories.dataset import SplitWriter, TokenFile, WindowSampler, open_dataset
@@ -239,21 +239,21 @@ def test_a_dataset_of_nanogpt_trains_and_its_run_samples_without_the_data(tmp_pa
     data, out = tmp_path / "shakespeare_char", tmp_path / "run"
     data.mkdir()
     nanogpt_dataset(data, "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 40)
-    told = command("train.py", f"--dataset={data}", f"--out_dir={out}", *SMALL, "--max_iters=2")
+    told = forked("train.py", f"--dataset={data}", f"--out_dir={out}", *SMALL, "--max_iters=2")
     assert "the vocabulary is that of nanoGPT's meta.pkl" in told.stdout
     measuring = ("evaluate.py", f"--out_dir={out}", "--device=cpu")
-    assert "bits per byte" in command(*measuring, "--what=loss").stdout
+    assert "bits per byte" in forked(*measuring, "--what=loss").stdout
     assert "no minimal pair can be written" in complaint_of(*measuring, "--what=pairs")
     shutil.rmtree(data)
     options = ("sample.py", f"--out_dir={out}", "--device=cpu", "--max_new_tokens=40")
-    text = command(*options, "--num_samples=1", "--start=Before we").stdout
+    text = forked(*options, "--num_samples=1", "--start=Before we").stdout
     assert text.startswith("Before we") and len(text) == len("Before we") + 40 + 1
     assert "the character '7' is not in the vocabulary" in complaint_of(*options, "--start=7")
 
 
 def complaint_of(*args) -> str:
     """The last line of a command that ends with status 2 after it has named its model."""
-    return command(*args, status=2).stderr.splitlines()[-1]
+    return forked(*args, status=2).stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

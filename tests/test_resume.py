@@ -16,7 +16,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, SMALL, command, complaint, forked
-from forks import ForkedCommand
+from forks import ForkedCommand, train_on_two
 
 from tinystories.run import load_checkpoint
 
@@ -94,7 +94,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums over threads keep their order too
     options = (f"--dataset={dataset}", *SMALL, *variant.split())
     options += ("--max_iters=20", "--eval_interval=10")
-    command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
+    forked("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
     process = ForkedCommand("train.py", *options, f"--out_dir={folder}")
     wait_for_step(process, 7)
@@ -165,9 +165,7 @@ def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
 
 def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, tmp_path):
     options = (f"--dataset={dataset}", *SMALL, "--max_iters=14")
-    whole = start_two(*options, f"--out_dir={tmp_path / 'whole'}")
-    _, err = whole.communicate(timeout=120)
-    assert whole.returncode == 0, err
+    train_on_two(*options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
     process = start_two(*options, f"--out_dir={folder}")
     wait_for_step(process, 4)
@@ -177,9 +175,7 @@ def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, 
     assert "torchrun --nproc_per_node=2 train.py --init_from=resume" in out, out + err
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in err
     assert 4 <= load_checkpoint(folder / "ckpt.pt")["progress"]["step"] < 14
-    resumed = start_two(f"--out_dir={folder}", "--init_from=resume")
-    _, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    train_on_two(f"--out_dir={folder}", "--init_from=resume")
     assert_same_run(folder, tmp_path / "whole")
 
 
@@ -212,7 +208,7 @@ def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_p
         load_checkpoint(folder / "best.pt")
         steps.append(load_checkpoint(folder / "ckpt.pt")["progress"]["step"])
     assert steps == sorted(set(steps))  # every one of them got further
-    command("train.py", f"--out_dir={folder}", "--init_from=resume", "--save_minutes=10")
+    forked("train.py", f"--out_dir={folder}", "--init_from=resume", "--save_minutes=10")
     assert_same_run(folder, tmp_path / "whole")
 
 

@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_run_as_it_was(run, dataset
     assert line.startswith(f"train.py: cannot write {folder / 'ckpt.pt'}: ")
     assert (folder / "ckpt.pt").read_bytes() == before["ckpt.pt"]
     assert set(contents(folder)) == set(before)
-    command("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=11")
+    forked("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=11")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(saved, monkeypatch):

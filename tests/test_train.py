@@ -6,13 +6,12 @@ import json
 import os
 import re
 import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, complaint, forked, sign
+from conftest import SMALL, command, complaint, forked, sign
+from forks import train_on_two
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import train
@@ -165,9 +164,7 @@ def test_steps_are_the_same_however_they_are_cut_into_micro_batches_and_processe
         options = (f"--dataset={dataset}", f"--out_dir={tmp_path / name}", *SMALL, *cut)
         return *options, "--dropout=0", "--max_iters=5", *variant.split()
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    on_two = [*torchrun, ROOT / "train.py", *split("on_two", 8, 8)]
-    subprocess.run(on_two, check=True, capture_output=True, timeout=300)
+    train_on_two(*split("on_two", 8, 8))
     forked("train.py", *split("whole", 64, 1))
     forked("train.py", *split("in_four", 16, 4))
     whole = np.array(log(tmp_path / "whole", "loss"))
@@ -236,7 +233,7 @@ def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path)
 
 def test_averaged_weights_are_evaluated_beside_and_saved_where_they_are_better(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=40")
-    noisy = ("--learning_rate=0.05", "--min_lr=0.05", "--ema=0.02")
+    noisy = ("--learning_rate=0.05", "--min_lr=0.05", "--ema=0.02", "--eval_interval=20")
     done = forked("train.py", *options, *noisy)
     average, trained = log(tmp_path, "ema_val_loss"), log(tmp_path, "val_loss")
     assert len(average) == len(trained) - 1  # the first weights have no average
@@ -275,8 +272,9 @@ def test_it_learns_in_half_precision_too(dataset, tmp_path, dtype, optimizer):
 
 def test_where_compiling_fails_it_says_so_in_a_line_and_goes_on(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=2")
+    options += ("--n_layer=1", "--compile=True")
     environment = os.environ | {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    done = command("train.py", *options, "--compile=True", env=environment)
+    done = command("train.py", *options, env=environment)
     assert done.stdout.count("compile: no (compilation failed: ") == 1
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"]["step"] == 2
 
@@ -287,7 +285,7 @@ def test_compiled_training_gives_the_same_losses(dataset, tmp_path, arch):
     for compiled in (False, True):
         folder = tmp_path / str(compiled)
         options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=3")
-        options += (f"--arch={arch}",)
+        options += (f"--arch={arch}", "--n_layer=1")
         train_it = command if compiled else forked
         done = train_it("train.py", *options, f"--compile={compiled}", "--dropout=0")
         assert ("compile: yes" in done.stdout) == compiled

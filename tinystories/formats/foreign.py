@@ -3,9 +3,8 @@
 A module of this folder that reads what torch.save wrote has `recognizes(state)`,
 `convert(state, path)` and the name of its PROGRAM; `hf` reads folders with safetensors. One that
 writes has, for export.py, `check_exportable(config)`, `write(path, final, trained)`, the name of
-the file or folder that it writes (EXPORT; {name} is that of the run), and `verify(path, trained)`
-with the largest difference allowed (TOLERANCE; of gguf,
-one for each of its types).
+the file or folder that it writes (EXPORT; {name} is that of the run), and `verify(path, trained)`:
+the largest difference of logits, and how much is allowed.
 """
 
 import contextlib

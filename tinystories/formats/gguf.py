@@ -217,6 +217,6 @@ def read(path: Path, gelu: Literal["erf", "tanh"] = "tanh") -> GPT:
     return model
 
 
-def verify(path: Path, trained: TrainedModel) -> float:
-    """The largest difference of logits between the exported model and the trained one."""
-    return trained.difference(read(path, trained.model.config.gelu))
+def verify(path: Path, trained: TrainedModel) -> tuple[float, float]:
+    """By how much the logits of the exported model differ at most, and how much is allowed."""
+    return trained.difference(read(path, trained.model.config.gelu)), TOLERANCE[trained.gguf_dtype]

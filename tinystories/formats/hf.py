@@ -99,8 +99,8 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
     return "transformers opens it, as its README.md shows; --push=user/name uploads it"
 
 
-def verify(path: Path, trained: TrainedModel) -> float:
-    """The largest difference of logits between the exported model and the trained one.
+def verify(path: Path, trained: TrainedModel) -> tuple[float, float]:
+    """By how much the logits of the exported model differ at most, and how much is allowed.
 
     It is read by transformers where that is installed, else by `convert`.
 
@@ -120,7 +120,10 @@ def verify(path: Path, trained: TrainedModel) -> float:
         ours = [trained.model(ids[None]) for ids in stories]
         theirs = [model(ids[None]) for ids in stories]
     pairs = zip(ours, theirs, strict=True)
-    return max((one - getattr(other, "logits", other)).abs().max().item() for one, other in pairs)
+    differences = [
+        (one - getattr(other, "logits", other)).abs().max().item() for one, other in pairs
+    ]
+    return max(differences), TOLERANCE
 
 
 def open_here(path: Path) -> tuple[torch.nn.Module, Callable[[str], list[int]]]:

@@ -69,10 +69,10 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
     return "open it in a browser; it needs no network, and can be sent as it is"
 
 
-def verify(path: Path, trained: TrainedModel) -> float:
-    """The largest difference of logits between the model in the page and the trained one."""
+def verify(path: Path, trained: TrainedModel) -> tuple[float, float]:
+    """By how much the logits of the model in the page differ at most, and how much is allowed."""
     page, weights = read(path.read_text(encoding="utf-8"))
-    return trained.difference(unpack(page, weights))
+    return trained.difference(unpack(page, weights)), TOLERANCE
 
 
 # The page -----------------------------------------------------------------------------------

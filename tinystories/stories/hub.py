@@ -60,7 +60,9 @@ def find_dataset(source: str, revision: str) -> tuple[HubDataset, str]:
     cached = _download(repo, revision, "README.md")
     commit = cached.name
     try:
-        names = HfApi().list_repo_files(repo, repo_type="dataset", revision=commit)
+        # list_repo_files would try again for 20 seconds where there is no network
+        files = HfApi().dataset_info(repo, revision=commit).siblings or []
+        names = [file.rfilename for file in files]
     except Exception:  # without the network; _download tells what to do about a missing cache
         names = [path.relative_to(cached).as_posix() for path in cached.rglob("*")]
     names = [name for name in names if name.startswith(folder)]
