@@ -15,7 +15,7 @@ from tinystories.evaluation.generation import read_prompts
 from tinystories.evaluation.pairs import MinimalPair, read_pairs
 
 PAIRS, PROMPTS = read_pairs(), read_prompts()
-GROUPS = ["grammar", "facts", "context", "feeling", "form"]
+GROUPS = ["grammar", "facts", "recall", "context", "feeling", "form"]
 GOOD = {
     "group": "facts",
     "kind": "animal",
@@ -39,8 +39,10 @@ def sentences(text: str) -> int:
     return len(re.findall(r'[.!?]"?(?= ["A-Z]|$)', text))
 
 
-def biased(score) -> list[str]:
+def biased(score, without: str = "") -> list[str]:
     """The groups in which a score, higher for the better guess, finds out what is right.
+
+    A group `without` is not asked.
 
     Guessing among n pairs wins half of them; 19 times in 20 the fraction of wins is within
     1.96 sqrt(1/4 / n) of one half. A draw counts as half a win.
@@ -50,7 +52,9 @@ def biased(score) -> list[str]:
     """
     found = []
     for group in [*GROUPS, "all"]:
-        pairs = [pair for pair in PAIRS if group in (pair.group, "all")]
+        pairs = [pair for pair in PAIRS if group in (pair.group, "all") and pair.group != without]
+        if not pairs:
+            continue
         leads = [score(p, p.right, p.wrong) - score(p, p.wrong, p.right) for p in pairs]
         wins = sum((lead > 0) + (lead == 0) / 2 for lead in leads)
         if abs(wins / len(pairs) - 0.5) > 1.96 * math.sqrt(0.25 / len(pairs)):
@@ -128,7 +132,19 @@ def test_repeating_words_of_the_prompt_does_not_help():
         prompt = set(words(pair.beginning))
         return sum(word in prompt for word in words(continuation)) / len(words(continuation))
 
-    assert not biased(repeated)
+    assert not biased(repeated, without="recall")
+
+
+def test_in_recall_one_answer_was_mentioned_or_both_were_in_another_order():
+    for pair in PAIRS:
+        if pair.group == "recall":
+            prompt, right, wrong = (
+                set(words(text)) for text in (pair.beginning, pair.right, pair.wrong)
+            )
+            if pair.kind == "order":
+                assert right == wrong, pair
+            else:
+                assert right <= prompt and not (wrong - right) & prompt, pair
 
 
 def test_the_answer_named_last_is_right_as_often_as_the_one_named_first():
@@ -137,7 +153,7 @@ def test_the_answer_named_last_is_right_as_often_as_the_one_named_first():
         own = set(words(continuation)) - set(words(other))
         return max((place for place, word in enumerate(prompt) if word in own), default=-1)
 
-    assert not biased(latest)
+    assert not biased(latest, without="recall")
 
 
 @cache

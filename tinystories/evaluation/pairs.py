@@ -23,7 +23,7 @@ REQUIRED_FIELDS = ("group", "kind", "beginning", "right", "wrong")
 class MinimalPair:
     """A prompt with two continuations, of which a good model finds `right` more probable."""
 
-    group: str  # what is tested: grammar, facts, context, feeling, form
+    group: str  # what is tested: grammar, facts, recall, ...
     kind: str  # finer than the group
     beginning: str  # the prompt; does not end with a space
     right: str  # the correct continuation; starts with the space
@@ -93,14 +93,16 @@ def measure(subject: Subject) -> dict:
     losses = subject.loss_per_text(texts, context_lengths, sizes, "pairs", "texts")
     bits = [loss.bits_per_byte for loss in losses]
     correct = [right < wrong for right, wrong in zip(bits[::2], bits[1::2], strict=True)]
-    groups, distances = {}, {}
+    groups, kinds, distances = {}, {}, {}
     for pair, outcome in zip(pairs, correct, strict=True):
         groups.setdefault(pair.group, []).append(outcome)
+        kinds.setdefault(f"{pair.group}, {pair.kind}", []).append(outcome)
         if pair.distance is not None:
             distances.setdefault(pair.distance, []).append(outcome)
     return {
         "all": proportion_with_ci(correct),
         "groups": {group: proportion_with_ci(groups[group]) for group in groups},
+        "kinds": {kind: proportion_with_ci(kinds[kind]) for kind in kinds},
         "distances": {str(n): proportion_with_ci(distances[n]) for n in sorted(distances)},
     }
 
