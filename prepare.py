@@ -4,6 +4,7 @@
     python prepare.py --tokenizer=bpe --vocab_size=4096   a trained vocabulary
     python prepare.py --source='mine/*.txt'               stories of your own
     python prepare.py --source=book.txt --separator=none  one text, as it is
+    python prepare.py --source=tinystories,mine --weights=1,2   several sources
     python prepare.py --source=storybook --tokenizer=bpe  built in, no network
 
 Sources: storybook; from the Hugging Face hub tinystories, tinystories_v2,
@@ -13,7 +14,6 @@ these also as .gz, .bz2, .xz, .zst), .parquet or .arrow files; a folder that
 datasets' save_to_disk wrote.
 """
 
-import json
 import re
 import shlex
 import shutil
@@ -22,12 +22,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
 from tinystories.ranges import Count, Name, OpenFraction
-from tinystories.stories.catalog import Source, is_on_hub, known_name, open_source
-from tinystories.stories.files import short_name
+from tinystories.stories.catalog import NAMES, Source, is_on_hub, open_source
+from tinystories.stories.files import SEPARATOR, short_name
+from tinystories.stories.mixture import (
+    Ingredient,
+    clean_into,
+    passes,
+    read_weights,
+    source_names,
+    stories_path,
+)
 
 NOT_INPUT = ("dataset", "overwrite", "text_field")  # settings that do not change the content
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}  # in --separator
@@ -36,14 +44,15 @@ ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}  # in --separator
 @dataclass
 class Settings(RangedSettings):
     # Stories
-    source: Name = "tinystories"  # a name or a path; see above
+    source: Name = "tinystories"  # names or paths, with commas; see above
+    weights: str | None = None  # how often an epoch has each, as 2,1,0.5
     revision: Name = "main"  # branch, tag or commit on the hub
     val_source: str | None = None  # validation stories, for files of your own
     val_fraction: OpenFraction = 0.01  # for validation if no val_source
-    separator: Name | None = "<|endoftext|>"  # between stories, as \n\n; none: one text
+    separator: Name | None = SEPARATOR  # between stories, as \n\n; none: one text
     column: str | None = None  # of the text in tables; None: text or story
     text_field: str | None = None  # older name of column
-    max_stories: Count | None = None  # limit of training stories
+    max_stories: Count | None = None  # limit of training stories, per source
     clean: bool = True  # fix text, drop broken or duplicate stories
     # Vocabulary
     tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # GPT-2's, or trained on the stories
@@ -54,7 +63,11 @@ class Settings(RangedSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.source = known_name(self.source)
+        names = source_names(self.source)
+        self.source = ",".join(names)
+        read_weights(self.weights, len(names))
+        if len(names) > 1 and self.val_source:
+            raise UserError("val_source goes with one source; several bring their own validation")
         self.column, self.text_field = self.column or self.text_field, None
         if self.separator:
             self.separator = re.sub(r"\\([nrt\\])", lambda m: ESCAPES[m[1]], self.separator)
@@ -63,7 +76,7 @@ class Settings(RangedSettings):
         if self.dataset is None:
             kind = {"bpe": "_bpe", "gpt2": "_gpt2_"}[self.tokenizer]
             suffix = "" if self.vocab_size is None else f"{kind}{self.vocab_size}"
-            self.dataset = short_name(self.source) + suffix
+            self.dataset = "_".join(map(short_name, names)) + suffix
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
@@ -85,8 +98,8 @@ from tinystories.dataset import (
     write_vocabulary,
 )
 from tinystories.files import only_writer, replace_folder, short_path
-from tinystories.stories.cleaning import RULES, cleaned
-from tinystories.terminal import counted, duration, progress, short_count
+from tinystories.stories.cleaning import RULES
+from tinystories.terminal import counted, duration, progress, short_count, wrapped
 
 
 def main(s: Settings) -> None:
@@ -107,8 +120,9 @@ def prepare(s: Settings, folder: Path) -> None:
         raise UserError(
             f"{folder} has {min(foreign)}, which is no part of a dataset; choose another --dataset"
         )
-    source = None if is_on_hub(s.source) else open_stories(s)  # ask the hub only if needed
-    inputs = describe_inputs(s, source)
+    ask_hub = any(map(is_on_hub, source_names(s.source)))
+    sources = None if ask_hub else open_sources(s)  # ask the hub only if needed
+    inputs = describe_inputs(s, sources)
     if (folder / "train.bin").exists() and not s.overwrite:
         meta = read_meta(folder)
         if not meta or inputs != prepared_inputs(meta):
@@ -129,7 +143,7 @@ def prepare(s: Settings, folder: Path) -> None:
     shutil.rmtree(temp_folder, ignore_errors=True)
     temp_folder.mkdir(parents=True)
     try:
-        meta = build(s, source or open_stories(s), temp_folder) | inputs
+        meta = build(s, sources or open_sources(s), temp_folder) | inputs
         write_meta(temp_folder, meta)
         replace_folder(temp_folder, folder)
     finally:
@@ -139,23 +153,28 @@ def prepare(s: Settings, folder: Path) -> None:
     print(f"prepared in {duration(time.perf_counter() - start_time)}")
 
 
-def open_stories(s: Settings) -> Source:
-    """The source that the settings name."""
-    return open_source(
-        s.source,
-        revision=s.revision,
-        val_source=s.val_source,
-        val_fraction=s.val_fraction,
-        column=s.column,
-        separator=s.separator,
-        count=s.max_stories if s.source == "storybook" else None,
-    )
+def open_sources(s: Settings) -> list[Source]:
+    """The sources that the settings name."""
+    names, sources = source_names(s.source), []
+    for name in names:
+        own = len(names) == 1 or name not in NAMES  # column and separator are for files of the user
+        source = open_source(
+            name,
+            revision=s.revision,
+            val_source=s.val_source,
+            val_fraction=s.val_fraction,
+            column=s.column if own else None,
+            separator=s.separator if own else SEPARATOR,
+            count=s.max_stories if name == "storybook" else None,
+        )
+        sources.append(source)
+    return sources
 
 
-def describe_inputs(s: Settings, source: Source | None) -> dict:
+def describe_inputs(s: Settings, sources: list[Source] | None) -> dict:
     """What decides the content of a dataset: the settings, and the sizes and times of files."""
     settings = {k: v for k, v in vars(s).items() if k not in NOT_INPUT}
-    paths = [path for split in SPLITS for path in source.files.get(split, ())] if source else []
+    paths = [p for x in sources or () for split in SPLITS for p in x.files.get(split, ())]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
     return {"settings": settings, "files": files}
 
@@ -164,79 +183,83 @@ def prepared_inputs(meta: dict) -> dict:
     """The inputs in a meta.json, perhaps of a version that had fewer settings."""
     stored = {k: v for k, v in meta["settings"].items() if k != "text_field"}
     newer = {"column": meta["settings"].get("text_field"), "separator": Settings.separator}
+    newer |= {"weights": None}
     return {"settings": newer | stored, "files": meta.get("files")}
 
 
-def build(s: Settings, source: Source, folder: Path) -> dict:
+def build(s: Settings, sources: list[Source], folder: Path) -> dict:
     """Write a dataset's files into `folder`; returns the metadata of its content."""
-    cleaning, kept = write_stories(s, source, folder)
+    weights = read_weights(s.weights, len(sources))
+    ingredients = [Ingredient(*given) for given in zip(sources, weights, strict=True)]
+    # Kept in files, since they are read twice where a vocabulary is trained, and sources are slow.
+    clean_into(folder, ingredients, s.clean, s.max_stories)
     if s.vocab_size is None:
         tok = tokenizer.gpt2()
     else:
         make = tokenizer.train_bpe if s.tokenizer == "bpe" else tokenizer.gpt2_top
-        stories = read_stories(folder, "train", kept["train"], "building the vocabulary")
-        tok = make(stories, s.vocab_size)
+        tok = make(training_stories(folder, ingredients), s.vocab_size)
         if (size := tok.vocab_size) < s.vocab_size:
             print(f"the stories give only {size:,} tokens, fewer than vocab_size={s.vocab_size}")
     write_vocabulary(folder, tok)
+    splits, cleaning = {}, {}
+    parts: list[dict[str, Any]] = [
+        {"source": i.source.origin, "revision": i.source.revision, "weight": i.weight}
+        for i in ingredients
+    ]
+    for split in SPLITS:
+        splits[split], counts = write_tokens(tok, folder, split, ingredients)
+        rules = Counter()
+        for part, i, count in zip(parts, ingredients, counts, strict=True):
+            part[split] = count | {"kept": i.kept[split], "cleaning": i.cleaning[split]}
+            rules.update(i.cleaning[split])
+        cleaning[split] = {rule: rules[rule] for rule in RULES if rules[rule]}
     return {
-        "source": source.origin,
-        "revision": source.revision,
-        "tokenizer": {name: getattr(tok, name) for name in ("kind", "vocab_size", "end_of_text")},
-        "splits": {split: write_tokens(tok, folder, split, kept[split]) for split in SPLITS},
+        "source": ", ".join(part["source"] for part in parts),
+        "revision": parts[0]["revision"] if len(parts) == 1 else None,
+        "sources": parts,
         "cleaning": cleaning,
+        "tokenizer": {name: getattr(tok, name) for name in ("kind", "vocab_size", "end_of_text")},
+        "splits": splits,
     }
 
 
-def write_stories(s: Settings, source: Source, folder: Path) -> tuple[dict, dict]:
-    """Clean the stories of a source into a temporary file per split.
+def training_stories(folder: Path, ingredients: list[Ingredient]) -> Iterator[str]:
+    """The training stories of an epoch, with a progress bar."""
+    total = round(sum(i.kept["train"] * i.weight for i in ingredients))
+    with progress(None, "building the vocabulary", "stories", total=total) as bar:
+        for _, stories in passes(folder, ingredients, "train"):
+            for story in stories:
+                yield story
+                bar.update()
 
-    Returns, by split, how many stories each rule changed or dropped, and how many are left.
 
-    They are read twice where a vocabulary is trained, and some sources are slow.
+def write_tokens(
+    tok: tokenizer.Tokenizer, folder: Path, split: str, ingredients: list[Ingredient]
+) -> tuple[dict, list[dict]]:
+    """Write a split's .bin, on all cores, in place of the files of `clean_into`.
+
+    Returns its meta.json entry, and the stories, tokens and bytes that are from each source.
     """
-    applied, kept = {}, {}
-    val_keys = set()
-    for split in reversed(SPLITS):  # validation first, since its stories are excluded from train
-        counts = Counter()
-        stories = source.stories(split)
-        if s.clean and not source.one_text:
-            stories = cleaned(stories, split, source.instruct, val_keys, counts)
-        num_kept = 0
-        with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
-            total = source.count(split)
-            for story in progress(stories, f"reading {split}", "stories", total=total):
-                file.write(json.dumps(story) + "\n")
-                num_kept += 1
-                if split == "train" and num_kept == s.max_stories:
-                    break
-        if not num_kept:
-            raise UserError(f"{source.origin}: no {split} story is left; see --clean")
-        applied[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
-        kept[split] = num_kept
-    return applied, kept
-
-
-def read_stories(folder: Path, split: str, count: int, desc: str) -> Iterator[str]:
-    """The stories that `write_stories` kept, with a progress bar."""
-    with open(folder / f"{split}.jsonl", encoding="utf-8") as file:
-        yield from progress(map(json.loads, file), desc, "stories", total=count)
-
-
-def write_tokens(tok: tokenizer.Tokenizer, folder: Path, split: str, count: int) -> dict:
-    """Write a split's .bin, on all cores, in place of its .jsonl; returns its meta.json entry."""
     byte_lengths = tok.byte_lengths()
+    counts = [dict.fromkeys(("stories", "tokens", "bytes"), 0) for _ in ingredients]
 
     def encode(batch: list[str]):
         ids = tok.encode_stories(batch)
         return ids, len(batch), int(byte_lengths[ids].sum())
 
-    batches = tokenizer.batches(read_stories(folder, split, count, f"tokenizing {split}"))
-    with SplitWriter(folder / f"{split}.bin") as writer:
-        for ids, stories, text_bytes in tokenizer.parallel_map(encode, batches):
-            writer.write(ids, stories, text_bytes)
-    (folder / f"{split}.jsonl").unlink()
-    return writer.metadata()
+    total = round(sum(i.kept[split] * (i.weight if split == "train" else 1) for i in ingredients))
+    bar = progress(None, f"tokenizing {split}", "stories", total=total)
+    with bar, SplitWriter(folder / f"{split}.bin") as writer:
+        for number, stories in passes(folder, ingredients, split):
+            count = counts[number]
+            for ids, size, text_bytes in tokenizer.parallel_map(encode, tokenizer.batches(stories)):
+                writer.write(ids, size, text_bytes)
+                for name, more in (("stories", size), ("tokens", len(ids)), ("bytes", text_bytes)):
+                    count[name] += more
+                bar.update(size)
+    for number in range(len(ingredients)):
+        stories_path(folder, split, number).unlink()
+    return writer.metadata(), counts
 
 
 def print_summary(s: Settings, folder: Path, meta: dict) -> None:
@@ -251,18 +274,28 @@ def print_summary(s: Settings, folder: Path, meta: dict) -> None:
     print(f"  vocabulary {meta['tokenizer']['vocab_size']:,} ids ({kind}), {density}")
     if s.separator is None:
         print("  each file is one text, taken as it is, without cleaning")
+    parts = meta.get("sources") or [{split: {} for split in SPLITS}]
+    for part in parts if len(parts) > 1 else ():
+        times = "" if part["weight"] == 1 else f", {part['weight']:g} times an epoch"
+        kept = [f"{part[split]['kept']:,} for {split}" for split in SPLITS]
+        print(wrapped(f"  {part['source']}: {' and '.join(kept)}{times}"))
     for split in SPLITS:
-        rules = meta["cleaning"][split]
-        dropped = {rule: n for rule, n in rules.items() if RULES[rule].startswith("dropped")}
-        total, read = sum(dropped.values()), sum(dropped.values(), meta["splits"][split]["stories"])
-        if dropped:
-            print(f"dropped from {split}: {total:,} of {counted(read, 'story', 'stories')}")
-            print_rules(dropped)
-        if repaired := {rule: n for rule, n in rules.items() if rule not in dropped}:
-            print(f"repaired in {split}:")
-            print_rules(repaired)
-        if 2 * total > read:
-            print("--clean=False keeps all of them as they are")
+        kept = sum(part[split].get("kept", meta["splits"][split]["stories"]) for part in parts)
+        print_cleaning(split, meta["cleaning"][split], kept)
+
+
+def print_cleaning(split: str, rules: dict[str, int], kept: int) -> None:
+    """Print what cleaning dropped and repaired in a split, of which it kept so many stories."""
+    dropped = {rule: n for rule, n in rules.items() if RULES[rule].startswith("dropped")}
+    total = sum(dropped.values())
+    if dropped:
+        print(f"dropped from {split}: {total:,} of {counted(total + kept, 'story', 'stories')}")
+        print_rules(dropped)
+    if repaired := {rule: n for rule, n in rules.items() if rule not in dropped}:
+        print(f"repaired in {split}:")
+        print_rules(repaired)
+    if total > kept:
+        print("--clean=False keeps all of them as they are")
 
 
 def print_rules(counts: dict[str, int]) -> None:

@@ -47,24 +47,27 @@ def clean_story(
 
 
 def cleaned(
-    texts: Iterable[str], split: str, instruct: bool, val_keys: set[int], counts: Counter[str]
+    texts: Iterable[str],
+    split: str,
+    instruct: bool,
+    seen: dict[str, set[int]],
+    counts: Counter[str],
 ) -> Iterator[str]:
     """Clean the texts of a split, and drop training stories that came before.
 
-    `val_keys` are the digests of the validation stories: filled by split "val", which has to come
-    first, and excluded from "train". `counts` counts the texts that a rule changed or dropped.
+    `seen` gets the digests of the stories of each split. Split "val" has to come first, since its
+    stories are excluded from "train". `counts` counts the texts that a rule changed or dropped.
     """
-    keys = val_keys if split == "val" else set()
     for text in texts:
         story, rules = clean_story(text, repair_only=split == "val", instruct=instruct)
         counts.update(rules)
         if story is None:
             continue
         key = digest(story)
-        if split == "train" and (key in keys or key in val_keys):
-            counts["duplicate" if key in keys else "in_validation"] += 1
+        if split == "train" and (key in seen["train"] or key in seen["val"]):
+            counts["duplicate" if key in seen["train"] else "in_validation"] += 1
             continue
-        keys.add(key)
+        seen[split].add(key)
         yield story
 
 

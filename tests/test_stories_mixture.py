@@ -1,0 +1,93 @@
+"""Several sources in one dataset: how often each comes, and what is refused."""
+
+import json
+from collections import Counter
+
+import pytest
+from conftest import forked
+
+import prepare
+from configurator import UserError, parse
+from tinystories.dataset import open_dataset
+
+pytestmark = pytest.mark.slow
+
+
+def tale(number: int) -> str:
+    return f"Fox {number} went up a hill to look at the moon. It was round, and fox {number} sang."
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A dataset of two files, which share stories, and of the storybook: the folder, its name."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for name, numbers in (("one", range(100)), ("two", range(50, 150))):
+        text = "\n<|endoftext|>\n".join(map(tale, numbers))
+        (folder / f"{name}.txt").write_text(text)
+    options = f"--source={folder}/one.txt,{folder}/two.txt,storybook --weights=1,2.5,1"
+    sizes = "--val_fraction=0.1 --max_stories=200 --tokenizer=bpe --vocab_size=300"
+    done = forked("prepare.py", *options.split(), *sizes.split(), f"--dataset={folder / 'data'}")
+    return folder / "data", done.stdout
+
+
+def stories(folder, split: str) -> list[str]:
+    """The stories of a .bin, decoded."""
+    data = open_dataset(str(folder), 8)
+    return list(getattr(data, split).stories(data.tokenizer))
+
+
+def test_each_source_comes_as_often_as_its_weight_says(mixed):
+    count = Counter(stories(mixed[0], "train"))
+    tales = {number: count[tale(number)] for number in range(150)}
+    val = set(stories(mixed[0], "val"))
+    assert {n for n in tales if not tales[n]} == {n for n in tales if tale(n) in val}
+    assert {tales[n] for n in range(100)} == {0, 1}  # those that both have are of the first
+    second = [tales[n] for n in range(100, 150) if tales[n]]
+    assert set(second) == {2, 3} and 10 < second.count(3) < 35
+
+
+def test_copies_of_a_story_are_far_apart(mixed):
+    last = {}
+    for place, story in enumerate(stories(mixed[0], "train")):
+        assert place - last.get(story, -100) > 15
+        last[story] = place
+
+
+def test_meta_and_summary_tell_the_sources_apart(mixed):
+    folder, printed = mixed
+    meta = json.loads((folder / "meta.json").read_text())
+    one, two, storybook = meta["sources"]
+    assert two["weight"] == 2.5 and storybook["source"] == "storybook of 200 stories"
+    # Those of `one` that came before, and those that are in its validation.
+    assert sum(two["train"]["cleaning"].values()) > 40
+    assert one["train"]["kept"] == one["train"]["stories"]
+    assert 2 * two["train"]["kept"] < two["train"]["stories"] < 3 * two["train"]["kept"]
+    for split in ("train", "val"):
+        for number in ("stories", "tokens", "bytes"):
+            parts = [part[split][number] for part in (one, two, storybook)]
+            assert sum(parts) == meta["splits"][split][number]
+    kept = f"{two['train']['kept']} for train and {two['val']['kept']} for val, 2.5 times an epoch"
+    assert kept in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--source=storybook,storybook", "names storybook 2 times; --weights repeats a source"),
+        ("--source=storybook,", "names an empty source"),
+        ("--source=storybook,tinystories --weights=1", "gives 1 number for 2 sources"),
+        ("--weights=0", "each must be > 0 and <= 100"),
+        ("--weights=nan", "each must be > 0 and <= 100"),
+        ("--weights=much", "give a number for each source"),
+        ("--source=storybook,tinystories --val_source=a.txt", "val_source goes with one source"),
+    ],
+)
+def test_sources_that_do_not_fit_together_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        parse(prepare.Settings, options.split())
+
+
+def test_a_source_with_a_comma_in_its_name_is_one(tmp_path):
+    path = tmp_path / "fox, cat.txt"
+    path.write_text("x")
+    assert prepare.Settings(source=str(path)).dataset == "fox_cat"

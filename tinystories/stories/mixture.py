@@ -1,0 +1,116 @@
+"""Several sources in one dataset: their cleaned stories, and how often an epoch sees them."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configurator import UserError
+from tinystories.stories.catalog import SPLITS, Source, known_name
+from tinystories.stories.cleaning import RULES, cleaned, digest
+from tinystories.terminal import counted, progress
+
+
+@dataclass
+class Ingredient:
+    """A source, how often an epoch of training sees its stories, and what cleaning left of it."""
+
+    source: Source
+    weight: float
+    kept: dict[str, int] = field(default_factory=dict)  # stories by split
+    cleaning: dict[str, dict[str, int]] = field(default_factory=dict)  # by split: stories by rule
+
+
+def source_names(text: str) -> list[str]:
+    """The sources in `a,b,c`, each once; a file may have a comma in its name."""
+    whole = Path(os.path.expanduser(text)).exists()
+    names = [known_name(name) for name in ([text] if whole else text.split(","))]
+    for name, count in Counter(names).items():
+        if not name:
+            raise UserError(f"source={text} names an empty source; leave out the comma")
+        if count > 1:
+            raise UserError(f"source={text} names {name} {count} times; --weights repeats a source")
+    return names
+
+
+def read_weights(text: str | None, count: int) -> list[float]:
+    """How often an epoch sees each of `count` sources, from `2,1,0.5`; None: all of them once."""
+    if text is None:
+        return [1.0] * count
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"weights={text}: give a number for each source, as 2,1,0.5") from None
+    if len(weights) != count:
+        given, wanted = counted(len(weights), "number"), counted(count, "source")
+        raise UserError(f"weights={text} gives {given} for {wanted}")
+    if not all(0 < weight <= 100 for weight in weights):
+        raise UserError(f"weights={text}: each must be > 0 and <= 100")
+    return weights
+
+
+def clean_into(
+    folder: Path, ingredients: Sequence[Ingredient], clean: bool, limit: int | None
+) -> None:
+    """Clean the stories of each source into a temporary file per split, `stories_path`.
+
+    A story that came before is dropped, also where it came from another source; so are training
+    stories that are in the validation of any source. Raises UserError for a source of which no
+    story is left.
+
+    Args:
+        limit: training stories of each source, at most.
+    """
+    seen = {split: set() for split in SPLITS}  # digests
+    for split in reversed(SPLITS):  # validation first, since its stories are excluded from train
+        for number, ingredient in enumerate(ingredients):
+            counts, source = Counter(), ingredient.source
+            stories, total = source.stories(split), source.count(split)
+            if clean and not source.one_text:
+                stories = cleaned(stories, split, source.instruct, seen, counts)
+            kept = 0
+            with open(stories_path(folder, split, number), "w", encoding="utf-8") as file:
+                for story in progress(stories, f"reading {split}", "stories", total=total):
+                    file.write(json.dumps(story) + "\n")
+                    kept += 1
+                    if split == "train" and kept == limit:
+                        break
+            if not kept:
+                raise UserError(f"{source.origin}: no {split} story is left; see --clean")
+            ingredient.kept[split] = kept
+            ingredient.cleaning[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
+
+
+def stories_path(folder: Path, split: str, number: int) -> Path:
+    """The cleaned stories of the source of this number, a JSON text per line."""
+    return folder / f"{split}.{number}.jsonl"
+
+
+def passes(
+    folder: Path, ingredients: Sequence[Ingredient], split: str
+) -> Iterator[tuple[int, Iterator[str]]]:
+    """What an epoch reads, one after the other: the number of a source, and its stories.
+
+    Validation has each source once. In training a source of weight 2.5 comes in three passes, the
+    last of which has half of its stories, chosen by their hash; the copies of a story are as far
+    apart as that.
+    """
+    weights = [i.weight if split == "train" else 1.0 for i in ingredients]
+    for before in range(math.ceil(max(weights))):
+        for number, weight in enumerate(weights):
+            share = min(1.0, weight - before)
+            if share <= 0:
+                continue
+            with open(stories_path(folder, split, number), encoding="utf-8") as file:
+                stories = map(json.loads, file)
+                if share < 1:
+                    stories = (story for story in stories if _is_in_share(story, share))
+                yield number, stories
+
+
+def _is_in_share(story: str, share: float) -> bool:
+    """Whether a story is among a share of all; the hash is another than that of validation."""
+    return digest(f"{story}\n") < share * 2**64
