@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories import nanogpt
+from tinystories import nanogpt, trackers
 from tinystories.ranges import (
     Count,
     FractionBelow1,
@@ -77,8 +77,8 @@ class Settings(RangedSettings):
     full_eval: bool | Literal["auto"] = "auto"  # at the end, on all of validation
     log_interval: Count = 10  # steps between log lines
     save_minutes: NonNegative = 10.0  # between saves, besides evaluations
-    wandb_log: bool = False  # log to Weights & Biases, too
-    wandb_project: str = "tinystories"  # Weights & Biases project
+    log_to: str | None = None  # also to wandb,tensorboard,trackio
+    wandb_project: str = "tinystories"  # at Weights & Biases and Trackio
     wandb_run_name: str | None = None  # None: the name of the run folder
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
@@ -99,6 +99,7 @@ class Settings(RangedSettings):
         super().__post_init__()
         if self.decay_lr and self.min_lr > self.learning_rate:
             raise UserError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+        trackers.check_names(self.log_to)
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
@@ -123,7 +124,7 @@ class TrainState:
     best_step: int = -1  # the step that had it; -1: none
     best_is_average: bool = False  # whether it is of the averaged weights
     evaluated: int = -1  # the last step that was evaluated; -1: none
-    wandb_id: str | None = None
+    wandb_id: str | None = None  # of the run in trackers
 
 
 @dataclass

@@ -39,9 +39,12 @@ NEEDLESS = {  # nothing has to be done for them
 }
 
 
-def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
+def train_settings(
+    settings: type, given: dict, files: dict[str, set[str]]
+) -> tuple[dict, list[str]]:
     """train.py's settings for nanoGPT's; see `Foreign`."""
     notes = []
+    files = [file for file in files if files[file] != {"wandb_log"}]
     fixed = SHAPE if given.get("init_from", "scratch") != "scratch" else ()
     left_out = {n: value for n, value in DEFAULTS.items() if n not in given and n not in fixed}
     if files and left_out:
@@ -52,6 +55,9 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
     if "lr" in given:
         ours.setdefault("learning_rate", given["lr"])
         notes.append(f"lr={given['lr']}: taken as learning_rate")
+    if given.get("wandb_log"):
+        ours.setdefault("log_to", "wandb")
+        notes.append("wandb_log=True: taken as log_to=wandb")
     if "eval_iters" in given and "eval_tokens" not in given:
         shape: dict = vars(settings) | (DEFAULTS if files else {}) | ours
         windows, size = given["eval_iters"] * shape["batch_size"], shape["block_size"]
@@ -63,7 +69,7 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
     return ours, notes + needless(given, TRAIN)
 
 
-def sample_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
+def sample_settings(settings: type, given: dict, files: dict) -> tuple[dict, list[str]]:
     """sample.py's settings for nanoGPT's; see `Foreign`."""
     ours = {name: value for name, value in given.items() if name not in SAMPLE.kinds}
     notes = []
@@ -79,7 +85,7 @@ def sample_settings(settings: type, given: dict, files: list[str]) -> tuple[dict
     return ours, notes
 
 
-def bench_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
+def bench_settings(settings: type, given: dict, files: dict) -> tuple[dict, list[str]]:
     """bench.py's settings for nanoGPT's; see `Foreign`."""
     ours = {name: value for name, value in given.items() if name not in BENCH.kinds}
     return ours, needless(given, BENCH)
@@ -92,7 +98,8 @@ def needless(given: dict, foreign: Foreign) -> list[str]:
 
 
 TRAIN = Foreign(
-    {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float},
+    {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float}
+    | {"wandb_log": bool},  # earlier versions of train.py had it, too
     train_settings,
 )
 SAMPLE = Foreign({"init_from": str, "compile": bool, "prompt": str}, sample_settings)
