@@ -960,3 +960,17 @@ def stories(count: int, seed: int = 0) -> Iterator[str]:
     """Yield stories 0 to count - 1 of a seed; each depends only on (seed, index)."""
     for index in range(count):
         yield make_story(index, seed).text
+
+
+class Storybook:
+    """`stories(count)` that are made once, however often they are read; 1 kB of memory each."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.texts: list[str] = []  # those that were read so far
+
+    def __call__(self) -> Iterator[str]:
+        for index in range(self.count):
+            if index == len(self.texts):
+                self.texts.append(make_story(index).text)
+            yield self.texts[index]
