@@ -45,12 +45,13 @@ class Foreign(NamedTuple):
     """Settings of another program that a command understands, and what they mean here.
 
     `translate(settings, given, files)` gets the command's settings class, all overrides, and the
-    foreign names in each config file that uses some; it returns the overrides in the command's own
-    settings, and a line for each foreign one that says what became of it.
+    config files that use a foreign name; it returns the overrides in the command's own settings,
+    and a line for each foreign one that says what became of it.
     """
 
     kinds: dict[str, type]  # by name
-    translate: Callable[[type, dict, dict[str, set[str]]], tuple[dict, list[str]]]
+    translate: Callable[[type, dict, list[str]], tuple[dict, list[str]]]
+    shared: frozenset[str] = frozenset()  # of kinds; a file that uses only these may be ours
 
 
 class RangedSettings:
@@ -137,7 +138,7 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
         print(help_text(settings))
         sys.exit(0)
     from_files, from_cli, docs = {}, {}, []
-    foreign_names, foreign_files = settings.foreign.kinds.keys(), {}
+    foreign_names, foreign_files = settings.foreign.kinds.keys(), []
     for argument in normalize(argv, settings):
         if argument.startswith("--"):
             name, _, value = argument[2:].partition("=")
@@ -146,8 +147,8 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
             names, doc = _read_config(argument)
             from_files |= check(settings, names, f"{argument}: ")
             docs.append(doc)
-            if used := names.keys() & foreign_names:
-                foreign_files[argument] = used
+            if names.keys() & foreign_names - settings.foreign.shared:
+                foreign_files.append(argument)
         else:
             meant = settings.bare_argument(argument)
             if twice := meant.keys() & from_cli.keys():

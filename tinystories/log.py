@@ -185,7 +185,8 @@ def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
         saved: the checkpoint that the run starts from.
     """
     folder = open_run_folder(s, tokenizer)
-    state.wandb_id = state.wandb_id or secrets.token_hex(4) if s.log_to else None
+    if s.log_to and not state.wandb_id:
+        state.wandb_id = secrets.token_hex(4)
     log = RunLog(folder, saved["log_sizes"] if saved and s.init_from == "resume" else None)
     log.trackers = Trackers(open_trackers(s, folder, state.wandb_id), folder / "log.csv", state)
     log.last_line = (state.windows, state.seconds)

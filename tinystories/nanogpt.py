@@ -39,12 +39,9 @@ NEEDLESS = {  # nothing has to be done for them
 }
 
 
-def train_settings(
-    settings: type, given: dict, files: dict[str, set[str]]
-) -> tuple[dict, list[str]]:
+def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
     """train.py's settings for nanoGPT's; see `Foreign`."""
     notes = []
-    files = [file for file in files if files[file] != {"wandb_log"}]
     fixed = SHAPE if given.get("init_from", "scratch") != "scratch" else ()
     left_out = {n: value for n, value in DEFAULTS.items() if n not in given and n not in fixed}
     if files and left_out:
@@ -69,7 +66,7 @@ def train_settings(
     return ours, notes + needless(given, TRAIN)
 
 
-def sample_settings(settings: type, given: dict, files: dict) -> tuple[dict, list[str]]:
+def sample_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
     """sample.py's settings for nanoGPT's; see `Foreign`."""
     ours = {name: value for name, value in given.items() if name not in SAMPLE.kinds}
     notes = []
@@ -85,7 +82,7 @@ def sample_settings(settings: type, given: dict, files: dict) -> tuple[dict, lis
     return ours, notes
 
 
-def bench_settings(settings: type, given: dict, files: dict) -> tuple[dict, list[str]]:
+def bench_settings(settings: type, given: dict, files: list[str]) -> tuple[dict, list[str]]:
     """bench.py's settings for nanoGPT's; see `Foreign`."""
     ours = {name: value for name, value in given.items() if name not in BENCH.kinds}
     return ours, needless(given, BENCH)
@@ -99,8 +96,9 @@ def needless(given: dict, foreign: Foreign) -> list[str]:
 
 TRAIN = Foreign(
     {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float}
-    | {"wandb_log": bool},  # earlier versions of train.py had it, too
+    | {"wandb_log": bool},
     train_settings,
+    shared=frozenset(["wandb_log"]),  # earlier versions of train.py had it, too
 )
 SAMPLE = Foreign({"init_from": str, "compile": bool, "prompt": str}, sample_settings)
 BENCH = Foreign(

@@ -78,12 +78,12 @@ class Trackers:
         self.numbers = {}
 
 
-def open_trackers(s, folder: Path, run_id: str) -> list[Tracker]:
+def open_trackers(s, folder: Path, run_id: str | None) -> list[Tracker]:
     """The trackers that train.py's Settings name; raises UserError where one cannot begin.
 
     Args:
         folder: of the run; its name is that of the run there, unless wandb_run_name is another.
-        run_id: the same one when a run is resumed.
+        run_id: the same one when a run is resumed; None where there are no trackers.
     """
     kinds = {"wandb": WandB, "tensorboard": TensorBoard, "trackio": Trackio}
     return [kinds[name](s, folder, run_id) for name in check_names(s.log_to)]
@@ -97,7 +97,7 @@ class WandB:
     the server may have of the run.
     """
 
-    def __init__(self, s, folder: Path, run_id: str):
+    def __init__(self, s, folder: Path, run_id: str | None):
         import wandb
 
         name = s.wandb_run_name or folder.name
@@ -125,7 +125,7 @@ class TensorBoard:
 
     first = 0
 
-    def __init__(self, s, folder: Path, run_id: str):
+    def __init__(self, s, folder: Path, run_id: str | None):
         from torch.utils.tensorboard import SummaryWriter
 
         for old in folder.glob("events.out.tfevents.*"):
@@ -146,7 +146,7 @@ class Trackio:
     It knows runs by their names only, so the name has the id.
     """
 
-    def __init__(self, s, folder: Path, run_id: str):
+    def __init__(self, s, folder: Path, run_id: str | None):
         import trackio
 
         name = f"{s.wandb_run_name or folder.name}-{run_id}"
