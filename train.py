@@ -1,11 +1,8 @@
-"""Train a GPT on a prepared dataset.
+"""Train a GPT on a prepared dataset. Ctrl-C saves and says how to resume.
 
-    python train.py config/tinystories_30m.py               on a GPU, or the CPU
-    python train.py config/storybook_1m.py --batch_size=32  with other settings
-    python train.py --init_from=resume --out_dir=out/x      resume a run
-    torchrun --nproc_per_node=4 train.py config/...         on four GPUs
-
-Ctrl-C saves and says how to resume. All files go to the run folder, out_dir.
+python train.py config/storybook_1m.py --batch_size=32  on a GPU or the CPU
+python train.py --init_from=resume --out_dir=out/x      resume a run
+torchrun --nproc_per_node=4 train.py config/...         on four GPUs
 """
 
 import contextlib
@@ -32,7 +29,7 @@ from tinystories.ranges import (
 @dataclass
 class Settings(RangedSettings):
     # Run
-    out_dir: Name = "out/gpt"  # run folder
+    out_dir: Name = "out/gpt"  # run folder, for all files
     init_from: Name = "scratch"  # scratch, resume, a folder, gpt2, hf:owner/name
     overwrite: bool = False  # replace an existing run in out_dir
     eval_only: bool = False  # print the losses and end
@@ -61,23 +58,23 @@ class Settings(RangedSettings):
     learning_rate: Positive = 1e-3  # peak, after warmup; of AdamW
     muon_learning_rate: Positive = 0.02  # peak of Muon, on the same schedule
     lr_schedule: Literal["cosine", "linear"] = "cosine"  # how it decays to min_lr
-    cooldown: PositiveFraction = 0.5  # part of the run in which linear decays
+    cooldown: PositiveFraction = 0.5  # part in which linear decays
     decay_lr: bool = True  # False: constant after warmup
     warmup_iters: Natural = 100  # steps of linear warmup
     lr_decay_iters: Natural | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: FractionBelow1 = 0.9  # AdamW's decay rate of the first moment
-    beta2: FractionBelow1 = 0.99  # AdamW's decay rate of the second moment
+    beta1: FractionBelow1 = 0.9  # AdamW: decay of the first moment
+    beta2: FractionBelow1 = 0.99  # AdamW: decay of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
-    ema: NonNegative = 0.0  # epochs that averaged weights look back; 0: none
+    ema: NonNegative = 0.0  # epochs the averaged weights span; 0: none
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
     eval_tokens: Count = 262_144  # of each split, the same ones every time
     full_eval: bool | Literal["auto"] = "auto"  # at the end, on all of validation
     log_interval: Count = 10  # steps between log lines
     save_minutes: NonNegative = 10.0  # between saves, besides evaluations
-    log_to: str | None = None  # also to wandb,tensorboard,trackio
+    log_to: str | None = None  # wandb,tensorboard,trackio, or one of them
     wandb_project: str = "tinystories"  # at Weights & Biases and Trackio
     wandb_run_name: str | None = None  # None: the name of the run folder
     # Machine
@@ -85,7 +82,7 @@ class Settings(RangedSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
     compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: on CUDA
 
-    foreign = nanogpt.TRAIN
+    foreign, configs = nanogpt.TRAIN, "config"
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
