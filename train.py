@@ -287,8 +287,9 @@ def evaluate_and_save(r: Run, last: bool) -> None:
     if r.average and row.get("ema_val_loss", math.inf) < val_loss:
         val_loss, better = row["ema_val_loss"], r.average.module
     model = generate.prepare_for_generation(better.eval(), r.hardware)
-    options = {"max_new_tokens": s.block_size, "seed": s.seed + state.step}
-    pieces = generate.generate_stories(model, tokenizer, r.hardware, **options)
+    # As many tokens as sample.py takes, where the losses take longer: one costs as much as 60.
+    options = {"max_new_tokens": min(500, s.eval_tokens // 60), "seed": s.seed + state.step}
+    pieces = r.stop.watch(generate.generate_stories(model, tokenizer, r.hardware, **options))
     r.log.evaluation(row, generate.collect_stories(pieces, prompt="", count=1)[0].text)
     r.raw_model.train()
     state.evaluated = state.step
