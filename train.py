@@ -421,8 +421,7 @@ def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
     except Stopped as stopped:
         if RANK == 0:
             save(r)
-        launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
-        command = f"{launcher} train.py --init_from=resume --out_dir={s.out_dir}"
+        command = f"{processes.launcher()} train.py --init_from=resume --out_dir={s.out_dir}"
         print_rank0(f"stopped and saved after step {r.state.step}; resume with: {command}")
         return 128 + stopped.args[0]
     except RuntimeError as error:
