@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from forks import ForkedCommand
 
 import train
 from configurator import parse
+from tinystories.run import begin
 from tinystories.trackers import Trackers
 
 EVENTS = "events.out.tfevents.*"
@@ -163,9 +165,20 @@ def test_an_unknown_tracker_and_a_missing_package_are_told_in_one_line(tmp_path)
     assert done.stderr == "train.py: log_to=trackio needs a package: pip install trackio\n"
 
 
-def test_wandb_log_of_earlier_versions_and_of_nanogpt_is_understood(capsys):
-    s = parse(train.Settings, ["--wandb_log=True"]).settings
-    assert s.log_to == "wandb"
+def test_wandb_log_of_earlier_versions_and_of_nanogpt_is_understood(tmp_path, capsys):
+    config = tmp_path / "mine.py"
+    config.write_text("wandb_log = True")
+    s = parse(train.Settings, [str(config)]).settings
+    assert s == train.Settings(log_to="wandb")  # the other settings are not nanoGPT's
     assert "wandb_log=True: taken as log_to=wandb" in capsys.readouterr().err
     assert parse(train.Settings, ["--wandb_log=False"]).settings == train.Settings()
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_an_earlier_version_resumes_with_its_wandb_log(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["log_to"]
+    (folder / "settings.json").write_text(json.dumps(settings | {"wandb_log": True}))
+    resume = {"init_from": "resume", "out_dir": str(folder)}
+    assert begin(train.Settings(**resume), resume)[0].log_to == "wandb"

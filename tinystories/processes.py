@@ -62,7 +62,7 @@ def disconnect(status: int) -> NoReturn:
     if WORLD_SIZE > 1:
         dist.barrier()
         dist.destroy_process_group()
-        atexit._run_exitfuncs()  # wandb's
+        atexit._run_exitfuncs()  # those of trackers
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -19,7 +19,7 @@ PACKAGES = ("wandb", "tensorboard", "trackio")  # the names of the trackers, too
 
 def check_names(log_to: str | None) -> list[str]:
     """The trackers that the setting names; UserError for an unknown one or a missing package."""
-    names = log_to.split(",") if log_to else []
+    names = list(dict.fromkeys(log_to.replace(" ", "").split(","))) if log_to else []
     for name in names:
         if name not in PACKAGES:
             raise UserError(f"log_to={log_to}: {name!r} is none of {', '.join(PACKAGES)}")
@@ -153,7 +153,10 @@ class Trackio:
         options: dict[str, Any] = {"resume": "allow", "config": vars(s)}
         options |= {"auto_log_cpu": False, "auto_log_gpu": False}
         self.close = trackio.finish
-        self.run = trackio.init(project=s.wandb_project, name=name, **options)
+        try:
+            self.run = trackio.init(project=s.wandb_project, name=name, **options)
+        except (ValueError, OSError) as error:
+            raise UserError(f"trackio: {' '.join(str(error).split())}") from None
         self.first = self.run._next_step  # private, and the only place that has it
 
     def send(self, step: int, numbers: dict[str, float]) -> None:
