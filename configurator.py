@@ -9,6 +9,8 @@ read by the declared type of its field, so `--start=123` stays text where text i
 number has to be within the range that its type declares.
 """
 
+import ast
+import contextlib
 import difflib
 import errno
 import inspect
@@ -51,12 +53,14 @@ class Foreign(NamedTuple):
 
     kinds: dict[str, type]  # by name
     translate: Callable[[type, dict, list[str]], tuple[dict, list[str]]]
+    shared: frozenset[str] = frozenset()  # of kinds; a file that uses only these may be ours
 
 
 class RangedSettings:
     """Base of settings dataclasses; a value out of its field's range raises UserError."""
 
     foreign = Foreign({}, lambda settings, given, files: (given, []))
+    configs = ""  # a folder of config files, which --help lists
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
@@ -146,7 +150,8 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
             names, doc = _read_config(argument)
             from_files |= check(settings, names, f"{argument}: ")
             docs.append(doc)
-            foreign_files += [argument] if names.keys() & foreign_names else []
+            if names.keys() & foreign_names - settings.foreign.shared:
+                foreign_files.append(argument)
         else:
             meant = settings.bare_argument(argument)
             if twice := meant.keys() & from_cli.keys():
@@ -218,9 +223,13 @@ def check(settings: type, values: dict, source: str) -> dict:
 
 
 def help_text(settings: type) -> str:
-    """A command's docstring, then its settings with their defaults, comments and ranges."""
+    """A command's docstring, its configs, its settings with defaults, comments and ranges."""
+    width = shutil.get_terminal_size().columns
     legend = "Settings, each with its default, or with a type in capitals if it has none:"
-    lines = [(sys.modules[settings.__module__].__doc__ or "").strip(), "", legend]
+    lines = [(sys.modules[settings.__module__].__doc__ or "").strip(), ""]
+    if settings.configs:
+        lines += [*_config_lines(settings.configs, width), ""]
+    lines.append(legend)
     kinds = typing.get_type_hints(settings, include_extras=True)
     for name, text in _fields_with_comments(settings):
         if not name:
@@ -236,8 +245,20 @@ def help_text(settings: type) -> str:
         left = f"  --{name}=" + ('""' if default == "" else str(default))
         left = left.ljust(max(32, len(left) + 2))
         options = {"subsequent_indent": " " * 32, "break_on_hyphens": False}
-        lines += textwrap.wrap(left + text, shutil.get_terminal_size().columns, **options)
+        lines += textwrap.wrap(left + text, width, **options)
     return "\n".join(lines)
+
+
+def _config_lines(folder: str, width: int) -> list[str]:
+    """The config files of a folder, each with the first line of its docstring."""
+    lines = [f"Configs, {folder}/NAME.py:"]
+    for path in sorted((ROOT / folder).glob("*.py")):
+        with contextlib.suppress(SyntaxError):
+            doc = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+            first = doc.partition("\n")[0].rstrip(".")
+            lines.append(textwrap.shorten(first, width - 28, placeholder="..."))
+            lines[-1] = f"  {path.stem:24}  {lines[-1]}".rstrip()
+    return lines
 
 
 def _placeholder(kind) -> str:

@@ -1,11 +1,8 @@
-"""Train a GPT on a prepared dataset.
+"""Train a GPT on a prepared dataset. Ctrl-C saves and says how to resume.
 
-    python train.py config/tinystories_30m.py               on a GPU, or the CPU
-    python train.py config/storybook_1m.py --batch_size=32  with other settings
-    python train.py --init_from=resume --out_dir=out/x      resume a run
-    torchrun --nproc_per_node=4 train.py config/...         on four GPUs
-
-Ctrl-C saves and says how to resume. All files go to the run folder, out_dir.
+python train.py config/storybook_1m.py --batch_size=32  on a GPU or the CPU
+python train.py --init_from=resume --out_dir=out/x      resume a run
+torchrun --nproc_per_node=4 train.py config/...         on four GPUs
 """
 
 import contextlib
@@ -16,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from configurator import RangedSettings, UserError, configure, start
-from tinystories import nanogpt
+from tinystories import nanogpt, trackers
 from tinystories.ranges import (
     Count,
     FractionBelow1,
@@ -32,7 +29,7 @@ from tinystories.ranges import (
 @dataclass
 class Settings(RangedSettings):
     # Run
-    out_dir: Name = "out/gpt"  # run folder
+    out_dir: Name = "out/gpt"  # run folder, for all files
     init_from: Name = "scratch"  # scratch, resume, a folder, gpt2, hf:owner/name
     overwrite: bool = False  # replace an existing run in out_dir
     eval_only: bool = False  # print the losses and end
@@ -61,31 +58,31 @@ class Settings(RangedSettings):
     learning_rate: Positive = 1e-3  # peak, after warmup; of AdamW
     muon_learning_rate: Positive = 0.02  # peak of Muon, on the same schedule
     lr_schedule: Literal["cosine", "linear"] = "cosine"  # how it decays to min_lr
-    cooldown: PositiveFraction = 0.5  # part of the run in which linear decays
+    cooldown: PositiveFraction = 0.5  # part in which linear decays
     decay_lr: bool = True  # False: constant after warmup
     warmup_iters: Natural = 100  # steps of linear warmup
     lr_decay_iters: Natural | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: FractionBelow1 = 0.9  # AdamW's decay rate of the first moment
-    beta2: FractionBelow1 = 0.99  # AdamW's decay rate of the second moment
+    beta1: FractionBelow1 = 0.9  # AdamW: decay of the first moment
+    beta2: FractionBelow1 = 0.99  # AdamW: decay of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
-    ema: NonNegative = 0.0  # epochs that averaged weights look back; 0: none
+    ema: NonNegative = 0.0  # epochs the averaged weights span; 0: none
     # Evaluation and logs
     eval_interval: Count = 250  # steps between evaluations
     eval_tokens: Count = 262_144  # of each split, the same ones every time
     full_eval: bool | Literal["auto"] = "auto"  # at the end, on all of validation
     log_interval: Count = 10  # steps between log lines
     save_minutes: NonNegative = 10.0  # between saves, besides evaluations
-    wandb_log: bool = False  # log to Weights & Biases, too
-    wandb_project: str = "tinystories"  # Weights & Biases project
+    log_to: str | None = None  # wandb,tensorboard,trackio, or one of them
+    wandb_project: str = "tinystories"  # at Weights & Biases and Trackio
     wandb_run_name: str | None = None  # None: the name of the run folder
     # Machine
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # precision
     compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: on CUDA
 
-    foreign = nanogpt.TRAIN
+    foreign, configs = nanogpt.TRAIN, "config"
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
@@ -99,6 +96,7 @@ class Settings(RangedSettings):
         super().__post_init__()
         if self.decay_lr and self.min_lr > self.learning_rate:
             raise UserError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+        trackers.check_names(self.log_to)
 
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
@@ -123,7 +121,7 @@ class TrainState:
     best_step: int = -1  # the step that had it; -1: none
     best_is_average: bool = False  # whether it is of the averaged weights
     evaluated: int = -1  # the last step that was evaluated; -1: none
-    wandb_id: str | None = None
+    wandb_id: str | None = None  # of the run in trackers
 
 
 @dataclass
@@ -289,8 +287,9 @@ def evaluate_and_save(r: Run, last: bool) -> None:
     if r.average and row.get("ema_val_loss", math.inf) < val_loss:
         val_loss, better = row["ema_val_loss"], r.average.module
     model = generate.prepare_for_generation(better.eval(), r.hardware)
-    options = {"max_new_tokens": s.block_size, "seed": s.seed + state.step}
-    pieces = generate.generate_stories(model, tokenizer, r.hardware, **options)
+    # As many tokens as sample.py takes, where the losses take longer: one costs as much as 60.
+    options = {"max_new_tokens": min(500, s.eval_tokens // 60), "seed": s.seed + state.step}
+    pieces = r.stop.watch(generate.generate_stories(model, tokenizer, r.hardware, **options))
     r.log.evaluation(row, generate.collect_stories(pieces, prompt="", count=1)[0].text)
     r.raw_model.train()
     state.evaluated = state.step
@@ -422,8 +421,7 @@ def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
     except Stopped as stopped:
         if RANK == 0:
             save(r)
-        launcher = f"torchrun --nproc_per_node={WORLD_SIZE}" if WORLD_SIZE > 1 else "python"
-        command = f"{launcher} train.py --init_from=resume --out_dir={s.out_dir}"
+        command = f"{processes.launcher()} train.py --init_from=resume --out_dir={s.out_dir}"
         print_rank0(f"stopped and saved after step {r.state.step}; resume with: {command}")
         return 128 + stopped.args[0]
     except RuntimeError as error:

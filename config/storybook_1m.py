@@ -1,4 +1,4 @@
-"""1M parameters on the built-in storybook: the first model, in minutes on a laptop.
+"""1M parameters on the built-in storybook, in minutes.
 
 The data:  python prepare.py --source=storybook --tokenizer=bpe --vocab_size=1024
 Training:  python train.py config/storybook_1m.py

@@ -1,9 +1,10 @@
-"""10M parameters on TinyStories with 4,096 trained ids: most parameters are in layers.
+"""10M parameters on TinyStories, 4,096 trained ids.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_10m.py
 
-Not tuned. Long windows are for hours of training; docs/findings.md advises short ones for minutes.
+Most parameters are in layers. Not tuned. Long windows are for hours of training; docs/findings.md
+advises short ones for minutes.
 """
 
 out_dir = "out/tinystories_10m"

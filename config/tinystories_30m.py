@@ -1,4 +1,4 @@
-"""30M parameters on TinyStories with the GPT-2 vocabulary.
+"""30M parameters on TinyStories, GPT-2's vocabulary.
 
 The data:  python prepare.py
 Training:  python train.py config/tinystories_30m.py

@@ -1,4 +1,4 @@
-"""86M parameters on TinyStories with a trained vocabulary of 10,000 ids.
+"""86M parameters on TinyStories, 10,000 trained ids.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=10000
 Training:  python train.py config/tinystories_86m.py

@@ -1,10 +1,10 @@
-"""2.1M parameters on TinyStories: the best result of ten minutes on two CPU cores.
+"""2.1M parameters on TinyStories, ten minutes of a CPU.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_cpu.py
 
-docs/findings.md shows how the settings were found, and what nanoGPT reaches in the same time; for
-hours, take longer windows.
+The best result of ten minutes on two cores: docs/findings.md shows how the settings were found, and
+what nanoGPT reaches in the same time; for hours, take longer windows.
 """
 
 out_dir = "out/tinystories_cpu"

@@ -1,10 +1,10 @@
-"""2.5M parameters on TinyStories: an hour of two CPU cores, windows that hold a story.
+"""2.5M parameters on TinyStories, an hour of a CPU.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_cpu_hour.py
 
-docs/findings.md has its results and some of its stories. Small enough for a web page below 4 MB
-(python export.py --to=html).
+On two cores; windows that hold a story. docs/findings.md has its results and some of its stories.
+Small enough for a web page below 4 MB (python export.py --to=html).
 """
 
 out_dir = "out/tinystories_cpu_hour"

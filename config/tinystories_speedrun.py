@@ -1,4 +1,4 @@
-"""30M parameters on TinyStories in nine minutes of one data-centre GPU: not yet run.
+"""30M parameters, nine minutes of a GPU: not yet run.
 
 The data:  python prepare.py
 Training:  python train.py config/tinystories_speedrun.py

@@ -435,6 +435,14 @@ def test_help_of_the_main_commands_fits_two_screens(helped):
         assert shown.stdout.count("\n") <= 2 * 36
 
 
+def test_help_of_train_lists_the_configs_with_what_they_are(helped):
+    module, shown, _ = helped
+    listed = re.findall(r"^  (\w+)  +(\S.*)$", shown.stdout, re.MULTILINE)
+    docs = [(p.stem, p.read_text().split('"""')[1]) for p in sorted(ROOT.glob("config/*.py"))]
+    firsts = [(name, doc.partition(".\n")[0]) for name, doc in docs]
+    assert listed == (firsts if module.__name__ == "train" else [])
+
+
 def test_help_of_each_command_imports_no_torch(helped):
     _, _, imported = helped
     assert "configurator" in imported

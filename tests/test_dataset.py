@@ -239,8 +239,11 @@ def test_a_dataset_of_nanogpt_trains_and_its_run_samples_without_the_data(tmp_pa
     data, out = tmp_path / "shakespeare_char", tmp_path / "run"
     data.mkdir()
     nanogpt_dataset(data, "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 40)
-    told = forked("train.py", f"--dataset={data}", f"--out_dir={out}", *SMALL, "--max_iters=2")
+    options = (f"--dataset={data}", f"--out_dir={out}", *SMALL, "--eval_tokens=30000")
+    told = forked("train.py", *options, "--max_iters=2")
     assert "the vocabulary is that of nanoGPT's meta.pkl" in told.stdout
+    sample = (out / "samples.txt").read_text().partition("--- step 2 ---\n")[2]
+    assert len(sample) == 500 + 2  # as long as one of sample.py, which has no end here; \n\n
     measuring = ("evaluate.py", f"--out_dir={out}", "--device=cpu")
     assert "bits per byte" in forked(*measuring, "--what=loss").stdout
     assert "no minimal pair can be written" in complaint_of(*measuring, "--what=pairs")

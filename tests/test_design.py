@@ -32,6 +32,7 @@ DOES_NOT_KNOW = {
     "tinystories.formats": {"tinystories.run", "tinystories.stories", *TRAINING},
     "tinystories.optim": {"tinystories.stories", "tinystories.dataset", "tinystories.run"},
     "tinystories.processes": {"tinystories", "model"},
+    "tinystories.trackers": {"tinystories", "model"},
     "tinystories.log": {"tinystories.stories", "tinystories.evaluation"},
     "tinystories.figures": {"torch", "model", "tinystories.dataset", "tinystories.run"},
     "tinystories.evaluation": TRAINING,
@@ -42,6 +43,7 @@ MAY_KNOW = {  # exceptions to the lines above
     "tinystories.files": {"tinystories.ranges"},  # by configurator, as all below
     "tinystories.device": {"tinystories.ranges"},
     "tinystories.processes": {"tinystories.ranges"},
+    "tinystories.trackers": {"tinystories.ranges"},
 }
 
 

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -23,13 +24,19 @@ from tinystories.run import load_checkpoint
 pytestmark = pytest.mark.slow
 
 CLOCK = {"tokens_per_second", "mfu", "minutes", "eta_minutes"}  # columns that no two runs share
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+TWO = ("--nproc_per_node=2",)
 
 
-def start_two(*args) -> subprocess.Popen:
+def nodes(port: int) -> tuple[str, ...]:
+    """How torchrun is started on each of two nodes, which are both this machine."""
+    meeting = ("--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}")
+    return ("--nnodes=2", "--nproc_per_node=1", *meeting, "--local_addr=127.0.0.1")
+
+
+def torchrun(*args, how: tuple[str, ...] = TWO) -> subprocess.Popen:
     """Start train.py in two processes; what it prints comes line by line from .stdout."""
     return subprocess.Popen(
-        [sys.executable, *TORCHRUN, ROOT / "train.py", *map(str, args)],
+        [sys.executable, "-m", "torch.distributed.run", *how, ROOT / "train.py", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -163,11 +170,11 @@ def test_a_second_ctrl_c_quits_at_once(dataset, tmp_path):
     assert "saved" not in out
 
 
-def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, tmp_path):
+def test_ctrl_c_under_torchrun_stops_all_processes_and_two_nodes_resume_exactly(dataset, tmp_path):
     options = (f"--dataset={dataset}", *SMALL, "--max_iters=14")
     train_on_two(*options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
-    process = start_two(*options, f"--out_dir={folder}")
+    process = torchrun(*options, f"--out_dir={folder}")
     wait_for_step(process, 4)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -175,7 +182,12 @@ def test_ctrl_c_under_torchrun_stops_all_processes_and_resumes_exactly(dataset, 
     assert "torchrun --nproc_per_node=2 train.py --init_from=resume" in out, out + err
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in err
     assert 4 <= load_checkpoint(folder / "ckpt.pt")["progress"]["step"] < 14
-    train_on_two(f"--out_dir={folder}", "--init_from=resume")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        how = nodes(free.getsockname()[1])
+    more = (f"--out_dir={folder}", "--init_from=resume")
+    for node in [torchrun(*more, how=how) for _ in range(2)]:
+        _, err = node.communicate(timeout=120)
+        assert node.returncode == 0, err
     assert_same_run(folder, tmp_path / "whole")
 
 

@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 from story_files import FOX, HEN, OWL, STORIES, lines_of, many, mistake, write
 
+from tinystories.stories import storybook
 from tinystories.stories.catalog import is_on_hub, open_source
+from tinystories.stories.storybook import stories
 
 # Train and validation -----------------------------------------------------------------------
 
@@ -44,6 +46,14 @@ def test_the_storybook_is_split_like_any_other():
     assert len(train) + len(val) == 300
     assert val and not set(train) & set(val)
     assert source.name == "storybook"
+
+
+def test_a_story_of_the_storybook_is_invented_only_once(monkeypatch):
+    source = open_source("storybook", count=30, val_fraction=0.5)
+    next(source.stories("train"))  # a reader that gives up takes nothing from the next one
+    expected, val = sorted(stories(30)), list(source.stories("val"))
+    monkeypatch.setattr(storybook, "stories", None)
+    assert sorted([*val, *source.stories("train")]) == expected
 
 
 def test_a_source_can_be_sent_to_a_worker_process(tmp_path):

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -283,21 +284,32 @@ def test_gpt2_gives_the_ids_of_tiktoken():
         assert ours.encode(text) == theirs.encode_ordinary(text)
 
 
-def test_without_network_or_cache_one_line_says_what_to_do(tmp_path):
+def download_through(proxy: str, cache) -> str:
+    """The one line with which gpt2() fails where the network is this proxy; it waits a second."""
     code = (
-        "import sys, configurator; from tinystories.tokenizer import gpt2\nconfigurator.start(gpt2)"
+        "import configurator; from tinystories import tokenizer\n"
+        "tokenizer.DOWNLOAD_SECONDS = 1; configurator.start(tokenizer.gpt2)"
     )
-    nowhere = "http://127.0.0.1:9"  # the discard port: closed
-    environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path), "NO_PROXY": "", "no_proxy": ""}
-    environment |= {"HTTPS_PROXY": nowhere, "https_proxy": nowhere, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(cache), "NO_PROXY": "", "no_proxy": ""}
+    environment |= {"HTTPS_PROXY": proxy, "https_proxy": proxy, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
-    assert "TIKTOKEN_CACHE_DIR" in result.stderr
-    assert "--tokenizer=bpe" in result.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(cache.iterdir()) == []
+    return result.stderr
+
+
+def test_without_network_or_cache_one_line_says_what_to_do(tmp_path):
+    line = download_through("http://127.0.0.1:9", tmp_path)  # the discard port: closed
+    assert "TIKTOKEN_CACHE_DIR" in line and "--tokenizer=bpe" in line
+
+
+def test_a_server_that_never_answers_is_not_waited_for(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system takes the connection
+        line = download_through(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
+    assert "Timeout): try again" in line
 
 
 # ----------------------------------------------------------------------- GPT-2, cut to the stories

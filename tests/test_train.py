@@ -293,18 +293,6 @@ def test_compiled_training_gives_the_same_losses(dataset, tmp_path, arch):
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
 
 
-def test_wandb_gets_the_log_where_it_is_requested(dataset, tmp_path):
-    options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--wandb_log=True")
-    offline = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    command("train.py", *options, "--max_iters=3", env=offline)
-    first = load_checkpoint(tmp_path / "ckpt.pt")["progress"]["wandb_id"]
-    more = (f"--out_dir={tmp_path}", "--init_from=resume", "--max_iters=5")
-    command("train.py", *more, env=offline)
-    files = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(files) == 2 and all(file.stem == f"run-{first}" for file in files)
-    assert b"val_bits_per_byte" in files[0].read_bytes()
-
-
 # What it never does -------------------------------------------------------------------------
 
 PLANT = """

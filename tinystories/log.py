@@ -1,11 +1,11 @@
-"""Logging of a run: the table on the screen, log.csv, samples.txt, Weights & Biases."""
+"""Logging of a run: the table on the screen, log.csv, samples.txt."""
 
 import csv
 import io
 import os
+import secrets
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from tinystories.processes import RANK, WORLD_SIZE, print_rank0
 from tinystories.run import open_run_folder
 from tinystories.terminal import counted, duration, short_count
 from tinystories.tokenizer import Tokenizer
+from tinystories.trackers import Trackers, open_trackers
 
 FILES = ("log.csv", "samples.txt")
 COLUMNS = (  # of log.csv; a step fills the first ones, an evaluation the last ones
@@ -76,15 +77,14 @@ class RunLog:
     that no step is in them twice.
     """
 
-    def __init__(self, folder: Path, sizes: dict[str, int] | None = None, wandb=None):
+    trackers: Trackers | None = None  # which get the rows of log.csv, too
+
+    def __init__(self, folder: Path, sizes: dict[str, int] | None = None):
         """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
 
         Raises UserError if a file is shorter than it was.
-
-        Args:
-            wandb: a run that `open_wandb` opened, which gets the same rows.
         """
-        self.folder, self.wandb = folder, wandb
+        self.folder = folder
         self.last_line = (0, 0.0)  # windows and seconds of training at the last line of the table
         self.lines = LINES  # printed since the header
         self.files = {name: open(folder / name, "ab") for name in FILES}
@@ -169,9 +169,8 @@ class RunLog:
         row_writer = csv.DictWriter(line, self.columns, lineterminator="\n", extrasaction="ignore")
         row_writer.writerow(row)
         self._append("log.csv", line.getvalue())
-        if self.wandb:
-            numbers = {name: value for name, value in row.items() if value != "n/a"}
-            self.wandb.log(numbers, step=row["step"])
+        if self.trackers:
+            self.trackers.add(row)
 
     def _append(self, name: str, text: str) -> None:
         self.files[name].write(text.encode())
@@ -186,27 +185,12 @@ def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
         saved: the checkpoint that the run starts from.
     """
     folder = open_run_folder(s, tokenizer)
-    wandb = open_wandb(s, folder, state.wandb_id) if s.wandb_log else None
-    if wandb:
-        state.wandb_id = wandb.id
-    log = RunLog(folder, saved["log_sizes"] if saved and s.init_from == "resume" else None, wandb)
+    if s.log_to and not state.wandb_id:
+        state.wandb_id = secrets.token_hex(4)
+    log = RunLog(folder, saved["log_sizes"] if saved and s.init_from == "resume" else None)
+    log.trackers = Trackers(open_trackers(s, folder, state.wandb_id), folder / "log.csv", state)
     log.last_line = (state.windows, state.seconds)
     return log
-
-
-def open_wandb(s, folder: Path, run_id: str | None):
-    """Open a run at Weights & Biases, or the one that has this id; raises UserError if it fails."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("wandb_log needs wandb: pip install wandb") from None
-    name = s.wandb_run_name or folder.name
-    options: dict[str, Any] = {"id": run_id, "resume": "allow", "dir": folder, "config": vars(s)}
-    try:
-        return wandb.init(project=s.wandb_project, name=name, **options)
-    except wandb.errors.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"wandb_log: {reason}; WANDB_MODE=offline needs no account") from None
 
 
 def seconds_left(s, state) -> float:

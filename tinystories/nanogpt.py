@@ -52,6 +52,9 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
     if "lr" in given:
         ours.setdefault("learning_rate", given["lr"])
         notes.append(f"lr={given['lr']}: taken as learning_rate")
+    if given.get("wandb_log"):
+        ours.setdefault("log_to", "wandb")
+        notes.append("wandb_log=True: taken as log_to=wandb")
     if "eval_iters" in given and "eval_tokens" not in given:
         shape: dict = vars(settings) | (DEFAULTS if files else {}) | ours
         windows, size = given["eval_iters"] * shape["batch_size"], shape["block_size"]
@@ -92,8 +95,10 @@ def needless(given: dict, foreign: Foreign) -> list[str]:
 
 
 TRAIN = Foreign(
-    {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float},
+    {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float}
+    | {"wandb_log": bool},
     train_settings,
+    shared=frozenset(["wandb_log"]),  # earlier versions of train.py had it, too
 )
 SAMPLE = Foreign({"init_from": str, "compile": bool, "prompt": str}, sample_settings)
 BENCH = Foreign(

@@ -28,6 +28,17 @@ class Stopped(Exception):
     """Ctrl-C, SIGTERM or the end of the terminal came; args[0] is the signal's number."""
 
 
+def launcher() -> str:
+    """What started this script, as it stands before its name in a command."""
+    if WORLD_SIZE == 1:
+        return "python"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", WORLD_SIZE))
+    if here == WORLD_SIZE:
+        return f"torchrun --nproc_per_node={here}"
+    nodes = f"--nnodes={WORLD_SIZE // here} --nproc_per_node={here}"
+    return f"torchrun {nodes} --rdzv_backend=c10d --rdzv_endpoint=HOST:PORT"
+
+
 def print_rank0(text: str) -> None:
     """Print above the progress bar, in the first process only."""
     if RANK == 0:
@@ -51,7 +62,7 @@ def disconnect(status: int) -> NoReturn:
     if WORLD_SIZE > 1:
         dist.barrier()
         dist.destroy_process_group()
-        atexit._run_exitfuncs()  # wandb's
+        atexit._run_exitfuncs()  # those of trackers
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

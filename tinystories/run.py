@@ -248,6 +248,7 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
             f"a new run: --init_from={folder} --out_dir=out/NAME"
         )
     saved_settings = check(settings_type, read_config(folder), f"{settings_path(folder)}: ")
+    saved_settings, _ = settings_type.foreign.translate(settings_type, saved_settings, [])
     settings = settings_type(**saved_settings | overrides)
     saved = load_checkpoint(folder / "ckpt.pt")
     if "optimizer" not in saved:

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import rustbpe
 import tiktoken
+import tiktoken.load
 
 from configurator import UserError
 from tinystories.files import atomic_write, checksum
@@ -42,6 +43,7 @@ END_OF_TEXT = "<|endoftext|>"  # name of the id that follows each story; text ne
 MIN_VOCAB_SIZE = 257  # every byte and end of text
 MAX_VOCAB_SIZE = 65_536  # ids are stored as uint16
 GPT2_VOCAB_SIZE = 50_257
+DOWNLOAD_SECONDS = 30  # without an answer
 FORMAT_VERSION = 1
 # Where a folder has its tokenizer; earlier versions wrote the second, which is Hugging Face's name.
 VOCABULARY = ("vocabulary.json", "tokenizer.json")
@@ -307,15 +309,23 @@ def gpt2() -> Tokenizer:
 
     tiktoken downloads it once and caches it in the folder that TIKTOKEN_CACHE_DIR names.
     """
+    tiktoken.load.read_file = _download
     try:
         encoding = tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:  # the exceptions of requests are OSErrors
         raise UserError(
-            f"cannot find or download the GPT-2 encoding ({type(error).__name__}): set "
+            f"cannot find or download the GPT-2 encoding ({type(error).__name__}): try again, set "
             "TIKTOKEN_CACHE_DIR to a folder where tiktoken has cached it, or use --tokenizer=bpe"
         ) from None
     ranks = encoding._mergeable_ranks  # private, but tiktoken's README uses both
     return Tokenizer("gpt2", encoding._pat_str, sorted(ranks, key=ranks.__getitem__))
+
+
+def _download(blobpath: str) -> bytes:
+    """In place of tiktoken's function, which waits forever for a server that does not answer."""
+    import requests  # only here: it takes 0.1 s
+
+    return requests.get(blobpath, timeout=DOWNLOAD_SECONDS).content  # tiktoken has its checksum
 
 
 def gpt2_top(stories: Iterable[str], vocab_size: int) -> Tokenizer:

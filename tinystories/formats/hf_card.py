@@ -9,7 +9,7 @@ LICENSES = {"roneneldan/TinyStories": "CDLA-Sharing-1.0"}  # of data sets, as th
 # What says nothing about the model, or is a path of the machine that trained it.
 NOT_SHOWN = {
     *("out_dir", "dataset", "device", "dtype", "compile", "log_interval", "save_minutes"),
-    *("wandb_log", "wandb_project", "wandb_run_name"),
+    *("log_to", "wandb_log", "wandb_project", "wandb_run_name"),
 }
 
 

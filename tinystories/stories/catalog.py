@@ -35,7 +35,7 @@ from tinystories.stories.hub import (
     hub_texts,
     is_hub_id,
 )
-from tinystories.stories.storybook import stories
+from tinystories.stories.storybook import Storybook
 
 HUB = {
     "tinystories": HubDataset(
@@ -143,7 +143,7 @@ def open_source(
         return _open_hub(source, revision, val_fraction, options)
     if source == "storybook":
         count = 50_000 if count is None else count
-        read, counter = partial(stories, count), partial(int, count)
+        read, counter = Storybook(count), partial(int, count)  # both splits look at all
         return _hash_split(
             source, f"storybook of {count:,} stories", {}, read, counter, val_fraction
         )

@@ -11,8 +11,11 @@ and then writes one of several sentences. A new plot is a function here and a li
 All random choices use `random.Random(str)` and its `random()`, which Python keeps stable.
 """
 
+import json
 import random
+import tempfile
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from tinystories.stories.cast import ANIMALS, PLACE, TABLES, Person
 from tinystories.stories.world import World
@@ -960,3 +963,22 @@ def stories(count: int, seed: int = 0) -> Iterator[str]:
     """Yield stories 0 to count - 1 of a seed; each depends only on (seed, index)."""
     for index in range(count):
         yield make_story(index, seed).text
+
+
+class Storybook:
+    """`stories(count)`, made once: what is read to the end is kept in a temporary file."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.file: TextIO | None = None
+
+    def __call__(self) -> Iterator[str]:
+        if self.file:
+            self.file.seek(0)
+            yield from map(json.loads, self.file)
+            return
+        file = tempfile.TemporaryFile("w+", encoding="utf-8")
+        for text in stories(self.count):
+            file.write(json.dumps(text) + "\n")
+            yield text
+        self.file = file
