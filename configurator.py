@@ -256,7 +256,7 @@ def _config_lines(folder: str, width: int) -> list[str]:
         with contextlib.suppress(SyntaxError):
             doc = ast.get_docstring(ast.parse(path.read_bytes())) or ""
             first = doc.partition("\n")[0].rstrip(".")
-            lines.append(textwrap.shorten(first, width - 28, placeholder="..."))
+            lines.append(textwrap.shorten(first, max(width - 28, 9), placeholder="..."))
             lines[-1] = f"  {path.stem:24}  {lines[-1]}".rstrip()
     return lines
 
