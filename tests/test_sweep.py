@@ -17,6 +17,7 @@ from conftest import ROOT, SMALL, command
 import prepare
 import sweep
 from configurator import UserError, parse
+from tinystories import ranking
 from tinystories.dataset import read_meta
 
 TINY = [option for option in SMALL if not option.startswith("--n_head")]
@@ -200,24 +201,24 @@ def test_losses_over_all_of_validation_are_the_result_if_they_were_measured(tmp_
     names = "step,train_loss,val_loss,val_bits_per_byte,full_val_loss,full_val_bits_per_byte"
     (tmp_path / "log.csv").write_text(f"{names}\n5,3.5,2.5,1.5,,\n10,3.0,2.0,1.0,2.1,1.1\n")
     losses = {"val_bits_per_byte": 1.1, "val_loss": 2.1, "train_loss": 3.0}
-    assert sweep.last_losses(tmp_path / "log.csv") == losses
+    assert ranking.last_losses(tmp_path / "log.csv") == losses
     (tmp_path / "log.csv").write_text(f"{names}\n10,3.0,2.0,1.0,,\n")
     losses = {"val_bits_per_byte": 1.0, "val_loss": 2.0, "train_loss": 3.0}
-    assert sweep.last_losses(tmp_path / "log.csv") == losses
+    assert ranking.last_losses(tmp_path / "log.csv") == losses
 
 
 def test_losses_of_averaged_weights_are_the_result_where_they_are_better(tmp_path):
     names = "step,train_loss,val_loss,val_bits_per_byte,ema_val_loss,ema_val_bits_per_byte"
     for ema, best in (((1.9, 0.9), (1.9, 0.9)), ((2.2, 1.2), (2.0, 1.0))):
         (tmp_path / "log.csv").write_text(f"{names}\n10,3.0,2.0,1.0,{ema[0]},{ema[1]}\n")
-        losses = sweep.last_losses(tmp_path / "log.csv")
+        losses = ranking.last_losses(tmp_path / "log.csv")
         assert (losses["val_loss"], losses["val_bits_per_byte"]) == best
 
 
 def test_a_table_of_many_settings_leaves_out_what_is_needed_least():
-    row = dict.fromkeys(sweep.RESULT, 1.5) | {"step": 10}
+    row = dict.fromkeys(ranking.RESULT, 1.5) | {"step": 10}
     swept = ["learning_rate", "weight_decay", "warmup_iters", "n_layer"]
-    lines = sweep.results_table([row | dict.fromkeys(swept, 0.001)], swept).splitlines()
+    lines = ranking.results_table([row | dict.fromkeys(swept, 0.001)], swept).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == [*swept, "bits/byte", "time", "params"]
 
@@ -367,7 +368,7 @@ MISTAKES = {
     "--minutes_each=5": "--minutes_each is not a setting; did you mean max_minutes?",
     "--n_head=2,four": "--n_head expects an integer, not 'four'",
     "--n_head=2,": "--n_head expects an integer, not ''",
-    "--n_layer=2..8": "n_layer is a range; say how many: --num_random_runs=N",
+    "--n_layer=2..8": "n_layer is a range; say how many: --trials=N or --num_random_runs=N",
     "--n_layer=8..2": "--n_layer=8..2: a range needs 0 < lo <= hi",
     "--dropout=0..0.2": "--dropout=0..0.2: a range needs 0 < lo <= hi",
     "--tokenizer=gpt2..bpe": "--tokenizer expects gpt2, bpe, not 'gpt2..bpe'",
@@ -409,18 +410,18 @@ DAMAGED = ("", "{", "null", "[1, 2]", "[" * 100_000, '{"val_loss": []}', '{"val_
 
 @pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_result_is_no_result(tmp_path, text):
-    (tmp_path / "result.json").write_text(json.dumps(dict.fromkeys(sweep.RESULT, 1.5)))
-    assert sweep.read_result(tmp_path)["step"] == 1.5
+    (tmp_path / "result.json").write_text(json.dumps(dict.fromkeys(ranking.RESULT, 1.5)))
+    assert ranking.read_result(tmp_path)["step"] == 1.5
     (tmp_path / "result.json").write_text(text)
-    assert sweep.read_result(tmp_path) is None
+    assert ranking.read_result(tmp_path) is None
 
 
 @pytest.mark.parametrize("value", ["null", "NaN", "1e999", '"1.0"', "true", "1" + "0" * 400])
 def test_a_result_that_is_not_a_finite_number_is_no_result(tmp_path, value):
-    result = dict.fromkeys(sweep.RESULT, 1.5) | {"val_loss": "?"}
+    result = dict.fromkeys(ranking.RESULT, 1.5) | {"val_loss": "?"}
     text = json.dumps(result).replace('"?"', value)
     (tmp_path / "result.json").write_text(text)
-    assert sweep.read_result(tmp_path) is None
+    assert ranking.read_result(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", DAMAGED)

@@ -41,7 +41,8 @@ WHOLE_FILE: dict[str, Any] = {
 }
 PLOTTED = (  # columns of log.csv
     *("step", "tokens", "minutes", "loss", "learning_rate", "grad_norm"),
-    *("train_loss", "val_loss", "val_bits_per_byte", "ema_val_loss"),
+    *("train_loss", "val_loss", "val_bits_per_byte"),
+    *("ema_val_loss", "ema_val_bits_per_byte"),
     *("full_val_loss", "full_val_bits_per_byte"),
 )
 
