@@ -48,7 +48,7 @@ if {"--help", "-h"} & set(sys.argv):
 import prepare
 import train
 from model import GPTConfig
-from tinystories import dataset, figures, ranking
+from tinystories import dataset, ranking, sweepfigures
 from tinystories.files import only_writer, short_path, write_json
 from tinystories.processes import ScriptRunner, print_rank0
 from tinystories.run import MODEL_SETTINGS, load_model, run_folder
@@ -59,7 +59,8 @@ AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), 
 SWEEP_NAMES = {field.name for field in fields(Settings)}
 PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
 SWEPT = sorted({field.name for field in fields(AllSettings)} - SWEEP_NAMES)  # what may be
-PICTURES = {f"{name}.png" for name in (*SWEPT, *map("_".join, itertools.product(SWEPT, SWEPT)))}
+PAIRS = map("_".join, itertools.product(SWEPT, SWEPT))
+PICTURES = {f"{name}.png" for name in (*SWEPT, *PAIRS, "parallel")}
 
 
 def parse_command_line(argv: list[str]) -> tuple[Settings, list[str], dict[str, list | tuple]]:
@@ -332,7 +333,7 @@ def run_sweep(shared: SharedStudy, configs: list[str], overrides: dict, prune: b
         rows, importance = shared.write_results(study), shared.importance(study)
         if rows:
             print_rank0(f"\n{ranking.results_table(rows, list(shared.space))}\n")
-            draw(rows, importance, shared)
+            sweepfigures.plot_results(rows, importance or dict.fromkeys(shared.space, 0), folder)
     if not worker.runner.signal:
         print_ending(rows, importance, folder, time.perf_counter() - start_time)
     return worker.runner.signal
@@ -344,15 +345,6 @@ def print_outcome(rows: list[dict], trial: Trial, total: int) -> None:
     print_rank0(wrapped(f"{len(rows)} of {total}, {trial.name}: {ranking.outcome(row)}"))
 
 
-def draw(rows: list[dict], importance: dict[str, float], shared: SharedStudy) -> None:
-    """Plot the results against each setting, each pair of settings, and all of them."""
-    swept, folder = list(shared.space), shared.folder
-    for name in swept:
-        figures.plot_sweep(rows, name, folder / f"{name}.png")
-    for pair in itertools.combinations(swept, 2):
-        figures.plot_sweep_table(rows, pair, folder / f"{'_'.join(pair)}.png")
-
-
 def print_ending(rows: list[dict], importance: dict, folder: Path, seconds: float) -> None:
     """Say what was made and what to do with it; raises UserError if no run has finished."""
     where = short_path(folder)
@@ -360,7 +352,7 @@ def print_ending(rows: list[dict], importance: dict, folder: Path, seconds: floa
         raise UserError(f"no run finished; {where}/results.csv says why")
     print_rank0(wrapped(f"best run: {best['run']}, {best['val_bits_per_byte']:.4f} bits per byte"))
     if importance:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in importance.items())
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items())
         print_rank0(wrapped(f"importance: {shares}"))
     pictures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
     print_rank0(wrapped(f"in {where}: results.csv, {pictures}, and the runs"))

@@ -1,7 +1,9 @@
 """sweep.py: a real sweep, stopped and resumed; which runs and datasets there are; mistakes."""
 
+import contextlib
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,13 +14,16 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SMALL, command
+import torch
+from conftest import ROOT, SMALL, command, forked
+from forks import ForkedCommand
 
 import prepare
 import sweep
 from configurator import UserError, parse
 from tinystories import ranking
 from tinystories.dataset import read_meta
+from tinystories.run import load_checkpoint
 
 TINY = [option for option in SMALL if not option.startswith("--n_head")]
 GOOD = ("vocab_size=280_n_head=2", "vocab_size=280_n_head=4")  # the runs that can train
@@ -124,15 +129,15 @@ def test_a_stopped_run_is_resumed_and_a_finished_one_is_not_repeated(finished):
 
 @pytest.mark.slow
 def test_a_script_ends_soon_after_its_sweep_is_killed(tmp_path):
-    script, ended = tmp_path / "endless.py", tmp_path / "ended"
+    script = tmp_path / "endless.py"
     script.write_text(
-        "import time, pathlib\n"
-        "try:\n"
-        "    while True:\n"
-        "        print('working', flush=True)\n"
-        "        time.sleep(0.01)\n"
-        "except BrokenPipeError:\n"
-        f"    pathlib.Path({str(ended)!r}).touch()\n"
+        "import os, time\n"
+        "print(os.getpid(), flush=True)\n"
+        f"while {sys.platform == 'linux'}:\n"
+        "    time.sleep(9)  # silent\n"
+        "while True:\n"
+        "    print('working', flush=True)\n"
+        "    time.sleep(0.01)\n"
     )
     code = (
         "from pathlib import Path; from tqdm import tqdm\n"
@@ -141,12 +146,15 @@ def test_a_script_ends_soon_after_its_sweep_is_killed(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     wait_for(lambda: (tmp_path / "o").exists() and (tmp_path / "o").stat().st_size, process)
+    script_id = int((tmp_path / "o").read_text().split()[0])
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 60
-    while not ended.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(script_id, 0)  # whether it is there
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -191,7 +199,7 @@ def test_a_sweep_ends_with_its_best_run_and_where_everything_is(finished):
     best = rows(folder)[0]
     ending, _, command_line = printed[printed.index("best run: ") :].partition("the best run:\n")
     ending = words(ending)
-    pictures = "n_head.png, vocab_size.png, vocab_size_n_head.png"
+    pictures = "n_head.png, parallel.png, vocab_size.png, vocab_size_n_head.png"
     assert f"{best['run']}, {float(best['val_bits_per_byte']):.4f} bits per byte" in ending
     assert f"in {folder}: results.csv, {pictures}, and the runs" in ending
     assert copied(command_line) == ["python", "sample.py", f"--out_dir={folder / best['run']}"]
@@ -250,6 +258,46 @@ def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(finished):
         "with --overwrite=True"
     )
     assert (folder / "results.csv").read_bytes() == before
+
+
+# Several workers ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_workers_share_the_runs_and_take_over_those_of_killed_ones(dataset, tmp_path):
+    options = [f"--dataset={dataset}", *SMALL, "--max_iters=120", "--eval_interval=1000"]
+    argv = [*options, f"--out_dir={tmp_path}", "--name=shared", "--seed=1,2,3"]
+    folder, runs = tmp_path / "shared", ["seed=1", "seed=2", "seed=3"]
+    workers = {worker.pid: worker for worker in (ForkedCommand("sweep.py", *argv) for _ in "1234")}
+    killed = {}  # process ids by run
+    while len(killed) < 2:
+        for run in runs:
+            log, lock = folder / run / "log.csv", folder / run / ".sweep.lock"
+            with contextlib.suppress(OSError, TypeError):
+                holder = int(re.search(r"process (\d+)", lock.read_text())[1])
+                if not killed.get(run) and log.read_text().count("\n") > 45 and len(killed) < 2:
+                    workers[holder].kill()
+                    killed[run] = holder
+        time.sleep(0.01)
+    for process_id, worker in workers.items():
+        _, err = worker.communicate()
+        assert worker.returncode == (-signal.SIGKILL if process_id in killed.values() else 0), err
+    for run in runs:  # each was begun once, resumed if its worker was killed, and ended once
+        text = output(folder, run)
+        counts = [text.count(words) for words in ("(scratch)", "(resume)", "\ndone in ")]
+        assert counts == [1, int(run in killed), 1]
+    found = rows(folder)
+    assert sorted(row["run"] for row in found) == runs
+    assert {row["step"] for row in found} == {"120"}
+    for run in killed:  # it ended as if nothing had happened
+        alone = tmp_path / f"alone_{run}"
+        forked("train.py", *options, f"--out_dir={alone}", f"--{run}")
+        ours, other = (load_checkpoint(each / "ckpt.pt") for each in (folder / run, alone))
+        assert all(torch.equal(ours["model"][name], other["model"][name]) for name in ours["model"])
+        row = next(row for row in found if row["run"] == run)
+        assert float(row["val_loss"]) == ranking.last_losses(alone / "log.csv")["val_loss"]
+    leftover = {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+    assert leftover == {*runs, "journal.log", "results.csv", "seed.png", "sweep.json"}
 
 
 # Which runs there are -------------------------------------------------------------------------
