@@ -11,11 +11,12 @@
 Each setting of train.py and prepare.py (see their --help) takes one value or
 several. A setting of prepare.py makes a new dataset: the run's with that change
 or, with --source, prepare.py's defaults with it. The same command resumes a
-sweep that was stopped and retries failed runs; given again while it works, also
-on another machine that shares the disk or with --device=cuda:1, it shares the
+sweep that was stopped and retries failed runs. Given twice at a time, also with
+--device=cuda:1 or on another machine that shares the disk, the two share the
 runs. out/sweeps/<name>/ holds results.csv, plots, runs and Optuna's journal.
 """
 
+import importlib.util
 import itertools
 import math
 import random
@@ -24,6 +25,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,14 @@ class Settings(RangedSettings):
     prune: bool = False  # end runs that are behind the median of the finished ones
 
 
+def check_optuna() -> None:
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("a sweep needs Optuna: pip install optuna")
+
+
 if {"--help", "-h"} & set(sys.argv):
     configure(Settings)  # answers before the slow imports
+start(check_optuna)
 
 import prepare
 import train
@@ -58,7 +66,7 @@ from tinystories.terminal import command_text, counted, progress, time_taken, wr
 AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), {})
 SWEEP_NAMES = {field.name for field in fields(Settings)}
 PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
-SWEPT = sorted({field.name for field in fields(AllSettings)} - SWEEP_NAMES)  # what may be
+SWEPT = [field.name for field in (*fields(train.Settings), *fields(prepare.Settings))]  # or not
 PAIRS = map("_".join, itertools.product(SWEPT, SWEPT))
 PICTURES = {f"{name}.png" for name in (*SWEPT, *PAIRS, "parallel")}
 
@@ -157,6 +165,14 @@ def make_trial(combination: dict, values: dict, folder: Path, default_dataset: s
     return Trial(folder / label(swept), swept, training, preparing)
 
 
+def chosen_trial(chosen: dict, values: dict, folder: Path, default_dataset: str) -> Trial:
+    """The trial of swept values that the study has, perhaps from within a range."""
+    combination = {name: listed[0] for name, listed in values.items()}
+    for name, value in chosen.items():
+        combination[name] = rounded(value, values[name])
+    return make_trial(combination, values, folder, default_dataset)
+
+
 def dataset_settings(combination: dict, base: str) -> dict:
     """The settings of prepare.py for a combination; none where the dataset `base` fits it."""
     changes = {name: value for name, value in combination.items() if name in PREPARE_NAMES}
@@ -234,6 +250,7 @@ class Worker:
                 error = self.runner.run("prepare.py", trial.preparing, folder / "prepare.txt")
             print_rank0(wrapped(f"dataset {name}: {error or 'ready'}"))
             self.datasets[name] = error
+            check_validation({t.training["dataset"] for t in (trial, *self.study.trials)})
         return self.datasets.get(name)
 
     def train(self, claim: Claim) -> dict:
@@ -291,6 +308,8 @@ class Worker:
                     return
                 with self.study.opened() as study:
                     rows = self.study.end(study, claim.number, claim.trial, outcome)
+            with suppress(OSError):
+                claim.trial.folder.rmdir()  # if nothing was trained
             print_outcome(rows, claim.trial, self.study.total)
             bar.update()
 
@@ -331,8 +350,9 @@ def run_sweep(shared: SharedStudy, configs: list[str], overrides: dict, prune: b
         worker.work(bar)
     with shared.opened() as study:
         rows, importance = shared.write_results(study), shared.importance(study)
-        if rows:
-            print_rank0(f"\n{ranking.results_table(rows, list(shared.space))}\n")
+    if rows:
+        print_rank0(f"\n{ranking.results_table(rows, list(shared.space))}\n")
+        with only_writer(folder / "pictures", PATIENCE):
             sweepfigures.plot_results(rows, importance or dict.fromkeys(shared.space, 0), folder)
     if not worker.runner.signal:
         print_ending(rows, importance, folder, time.perf_counter() - start_time)
@@ -353,7 +373,7 @@ def print_ending(rows: list[dict], importance: dict, folder: Path, seconds: floa
     print_rank0(wrapped(f"best run: {best['run']}, {best['val_bits_per_byte']:.4f} bits per byte"))
     if importance:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items())
-        print_rank0(wrapped(f"importance: {shares}"))
+        print_rank0(wrapped(f"importance of settings, by PED-ANOVA: {shares}"))
     pictures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
     print_rank0(wrapped(f"in {where}: results.csv, {pictures}, and the runs"))
     print_rank0(f"time: {time_taken(seconds)}; generate stories with the best run:")
@@ -369,6 +389,8 @@ def main(argv: list[str]) -> None:
     swept = [name for name, listed in values.items() if len(listed) > 1]
     if not swept:
         raise UserError("nothing is swept; give several values, as in --learning_rate=3e-4,1e-3")
+    if s.trials and s.num_random_runs:
+        raise UserError("trials are chosen by a search, num_random_runs at random; give one")
     fixed = from_files.overrides | {n: listed[0] for n, listed in values.items() if n not in swept}
     name = s.name or "_".join([*(Path(config).stem for config in configs), *swept])
     folder = run_folder(s.out_dir) / name
@@ -381,16 +403,9 @@ def main(argv: list[str]) -> None:
         if not (trial.preparing or (data / "train.bin").is_file()):
             raise UserError(dataset.missing_dataset_message(data, from_files.docs))
     fixed.pop("device", None)  # workers may have one each
-
-    def make(chosen: dict) -> Trial:
-        """The trial of swept values that the study has."""
-        combination = {name: listed[0] for name, listed in values.items()}
-        for name, value in chosen.items():
-            combination[name] = rounded(value, values[name])
-        return make_trial(combination, values, folder, default)
-
     with only_writer(folder, PATIENCE):
         open_folder(folder, fixed, s.overwrite, PICTURES)
+    make = partial(chosen_trial, values=values, folder=folder, default_dataset=default)
     space = {name: values[name] for name in swept}
     shared = SharedStudy(folder, space, fixed, make, trials, s.trials, s.sweep_seed)
     number = run_sweep(shared, configs, from_files.overrides, s.prune)

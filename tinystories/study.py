@@ -15,18 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from configurator import UserError
-from tinystories import ranking
-from tinystories.figures import read_log
-from tinystories.files import checksum, only_writer, read_json, settings_path, write_json
-from tinystories.run import OWN_FILES
-
-try:
-    import optuna
-except ImportError:
-    raise UserError("sweeps need Optuna: pip install optuna") from None
-
+import optuna
 from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
@@ -40,8 +29,14 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OpenTrial
 
+from configurator import UserError
+from tinystories import ranking
+from tinystories.figures import read_log
+from tinystories.files import checksum, only_writer, read_json, settings_path, write_json
+from tinystories.run import OWN_FILES
+
 JOURNAL = "journal.log"
-PATIENCE = 60  # seconds that a worker waits for the others to write
+PATIENCE = 600  # seconds that a worker waits for the others to write
 PERCENTS = np.arange(10, 100, 10)  # of a run's budget, where runs are compared
 FIRST_PRUNED, LAST_PRUNED = 20, 80  # percent; later than that, little is saved
 ENOUGH = 8  # finished runs that tell which settings matter
