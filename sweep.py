@@ -66,9 +66,9 @@ from tinystories.terminal import command_text, counted, progress, time_taken, wr
 AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), {})
 SWEEP_NAMES = {field.name for field in fields(Settings)}
 PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
-SWEPT = [field.name for field in (*fields(train.Settings), *fields(prepare.Settings))]  # or not
-PAIRS = map("_".join, itertools.product(SWEPT, SWEPT))
-PICTURES = {f"{name}.png" for name in (*SWEPT, *PAIRS, "parallel")}
+NAMES = [field.name for field in (*fields(train.Settings), *fields(prepare.Settings))]
+PAIRS = map("_".join, itertools.product(NAMES, NAMES))
+PICTURES = {f"{name}.png" for name in (*NAMES, *PAIRS, "parallel")}
 
 
 def parse_command_line(argv: list[str]) -> tuple[Settings, list[str], dict[str, list | tuple]]:

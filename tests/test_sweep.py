@@ -271,8 +271,8 @@ def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(finished):
 @pytest.mark.slow
 def test_workers_share_the_runs_and_take_over_those_of_killed_ones(dataset, tmp_path):
     options = [f"--dataset={dataset}", *SMALL, "--max_iters=80", "--eval_interval=1000"]
-    argv = [*options, f"--out_dir={tmp_path}", "--name=shared", "--seed=1,2,3"]
-    folder, runs = tmp_path / "shared", ["seed=1", "seed=2", "seed=3"]
+    argv = [*options, f"--out_dir={tmp_path}", "--name=shared", "--seed=1,2"]
+    folder, runs = tmp_path / "shared", ["seed=1", "seed=2"]
     workers = {worker.pid: worker for worker in (ForkedCommand("sweep.py", *argv) for _ in "1234")}
     killed = {}  # process ids by run
     while len(killed) < 2:
@@ -280,17 +280,16 @@ def test_workers_share_the_runs_and_take_over_those_of_killed_ones(dataset, tmp_
             log, lock = folder / run / "log.csv", folder / run / ".sweep.lock"
             with contextlib.suppress(OSError, TypeError):
                 holder = int(re.search(r"process (\d+)", lock.read_text())[1])
-                if not killed.get(run) and log.read_text().count("\n") > 20 and len(killed) < 2:
+                if run not in killed and log.read_text().count("\n") > 20:
                     workers[holder].kill()
                     killed[run] = holder
         time.sleep(0.01)
     for process_id, worker in workers.items():
         _, err = worker.communicate()
         assert worker.returncode == (-signal.SIGKILL if process_id in killed.values() else 0), err
-    for run in runs:  # each was begun once, resumed if its worker was killed, and ended once
+    for run in runs:  # each was begun once, resumed once by another worker, and ended once
         text = output(folder, run)
-        counts = [text.count(words) for words in ("(scratch)", "(resume)", "\ndone in ")]
-        assert counts == [1, int(run in killed), 1]
+        assert [text.count(words) for words in ("(scratch)", "(resume)", "\ndone in ")] == [1, 1, 1]
     found = rows(folder)
     assert sorted(row["run"] for row in found) == runs
     assert {row["step"] for row in found} == {"80"}
@@ -440,7 +439,7 @@ def test_a_run_that_is_behind_the_runs_of_an_old_sweep_is_pruned(dataset, tmp_pa
         result = dict.fromkeys(ranking.RESULT, 2)
         (run / "result.json").write_text(json.dumps(result))
     options = [option for option in SMALL if "interval" not in option]
-    argv = (*options, "--max_iters=4000", "--eval_interval=500", f"--out_dir={tmp_path}")
+    argv = (*options, "--max_iters=600", "--eval_interval=60", f"--out_dir={tmp_path}")
     argv = (f"--dataset={dataset}", *argv, "--learning_rate=1e-6", "--min_lr=0", "--name=old")
     _, _, values = sweep.parse_command_line(argv)
     write_json(folder / "sweep.json", {name: listed[0] for name, listed in values.items()})
@@ -449,7 +448,7 @@ def test_a_run_that_is_behind_the_runs_of_an_old_sweep_is_pruned(dataset, tmp_pa
         printed = forked("sweep.py", *argv).stdout
         row = rows(folder)[-1]
         assert (row["run"], row["pruned"], row["error"]) == ("seed=6", "20", "")
-        assert 800 <= int(row["step"]) < 2000
+        assert 120 <= int(row["step"]) < 500
     assert "6 runs in" in printed and "6 of them finished already" in words(printed)
     assert "seed=6" not in printed.partition("best run")[2]
 
