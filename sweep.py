@@ -1,10 +1,10 @@
 """Train runs that differ in a few settings, and compare their validation losses.
 
     python sweep.py config/x.py --n_head=2,4 --n_layer=2,4    four combinations
-    python sweep.py config/x.py --learning_rate=1e-3..1e-2 --n_layer=2..8 --trials=30
-                                            a search by TPE; ranges are logarithmic
+    python sweep.py config/x.py --learning_rate=1e-3..1e-2 --trials=30 --prune
+                                       a search by TPE; the range is log-uniform
     python sweep.py config/x.py --learning_rate=1e-3..1e-2 --num_random_runs=9
-                                            nine values, at random
+                                                  nine values, log-uniform
     python sweep.py config/x.py --vocab_size=512,2048         two new datasets
     python sweep.py --source=a.txt --vocab_size=512,2048 --tokenizer=bpe
 

@@ -577,6 +577,35 @@ def test_a_table_with_one_result_or_none_is_drawn(tmp_path, bits):
     assert imread(tmp_path / "table.png").std() > 0
 
 
+def test_each_finished_run_is_a_line_over_the_axes_of_all_settings(tmp_path, drawn):
+    rows = [
+        {"rate": rate, "kind": kind, "val_bits_per_byte": bits, "pruned": pruned}
+        for rate, kind, bits, pruned in [
+            *(("1e-3", "a", "0.9", ""), ("1e-1", "b", "0.7", ""), ("1e-2", "b", "0.8", "")),
+            *(("1e-2", "a", "0.6", "40"), ("1e-2", "a", "", "")),
+        ]
+    ]
+    sweepfigures.plot_parallel(rows, {"rate": 0.75, "kind": 0.0}, tmp_path / "parallel.png")
+    axes = drawn[0].axes[0]
+    lines = [line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata()) == 3]
+    lines = sorted([round(y, 9) for y in line] for line in lines)
+    assert lines == [[0, 0, 1], [0.5, 1, 0.5], [1, 1, 0]]
+    assert labels(axes) == ["rate\n75 %", "kind", "validation\nbits per byte"]
+    assert legend(axes) == ["the best: 0.7000"]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["0.001", "0.01", "0.1", "a", "b", "0.7", "0.8", "0.9"]
+    assert_readable(drawn[0])
+
+
+def test_a_pruned_run_is_no_result(tmp_path, drawn):
+    rows = sweep("n_head", **{"2": [0.9], "4": [0.5]})
+    rows[1]["pruned"] = "40"
+    sweepfigures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
+    assert legend(drawn[0].axes[0]) == ["one run", "no result or pruned: 1"]
+    sweepfigures.plot_parallel(rows, {"n_head": 0, "b": 0}, tmp_path / "parallel.png")
+    assert not (tmp_path / "parallel.png").exists()  # one finished run compares with nothing
+
+
 # Parts of plots -----------------------------------------------------------------------------
 
 

@@ -276,6 +276,7 @@ def test_workers_share_the_runs_and_take_over_those_of_killed_ones(dataset, tmp_
     workers = {worker.pid: worker for worker in (ForkedCommand("sweep.py", *argv) for _ in "1234")}
     killed = {}  # process ids by run
     while len(killed) < 2:
+        assert any(worker.poll() is None for worker in workers.values())
         for run in runs:
             log, lock = folder / run / "log.csv", folder / run / ".sweep.lock"
             with contextlib.suppress(OSError, TypeError):
