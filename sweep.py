@@ -51,7 +51,8 @@ def check_optuna() -> None:
 
 if {"--help", "-h"} & set(sys.argv):
     configure(Settings)  # answers before the slow imports
-start(check_optuna)
+if __name__ == "__main__":
+    start(check_optuna)
 
 import prepare
 import train
