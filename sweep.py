@@ -1,6 +1,8 @@
 """Train runs that differ in a few settings, and compare their validation losses.
 
     python sweep.py config/x.py --n_head=2,4 --n_layer=2,4    four combinations
+    python sweep.py config/x.py --learning_rate=1e-3..1e-2 --trials=30 --prune
+                                       a search by TPE; the range is log-uniform
     python sweep.py config/x.py --learning_rate=1e-3..1e-2 --num_random_runs=9
                                                   nine values, log-uniform
     python sweep.py config/x.py --vocab_size=512,2048         two new datasets
@@ -9,22 +11,23 @@
 Each setting of train.py and prepare.py (see their --help) takes one value or
 several. A setting of prepare.py makes a new dataset: the run's with that change
 or, with --source, prepare.py's defaults with it. The same command resumes a
-sweep that was stopped and retries failed runs. out/sweeps/<name>/ holds
-results.csv, plots and runs.
+sweep that was stopped and retries failed runs. Given twice at a time, also with
+--device=cuda:1 or on another machine that shares the disk, the two share the
+runs. out/sweeps/<name>/ holds results.csv, plots, runs and Optuna's journal.
 """
 
-import csv
-import io
+import importlib.util
 import itertools
 import math
 import random
 import re
-import shutil
 import sys
-import textwrap
 import time
-from dataclasses import dataclass, fields
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from configurator import RangedSettings, UserError, check, configure, normalize, parse, start
 from tinystories.ranges import Count, Name, Seed
@@ -35,58 +38,38 @@ class Settings(RangedSettings):
     name: Name | None = None  # None: config and swept settings
     out_dir: Name = "out/sweeps"  # the folder of all sweeps
     overwrite: bool = False  # replace an existing sweep
+    trials: Count | None = None  # combinations that a search (TPE) tries
     num_random_runs: Count | None = None  # random combinations; None: try all
     sweep_seed: Seed = 1337  # draws the combinations
+    prune: bool = False  # end runs that are behind the median of the finished ones
+
+
+def check_optuna() -> None:
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("a sweep needs Optuna: pip install optuna")
 
 
 if {"--help", "-h"} & set(sys.argv):
     configure(Settings)  # answers before the slow imports
+if __name__ == "__main__":
+    start(check_optuna)
 
 import prepare
 import train
 from model import GPTConfig
-from tinystories import dataset, figures
-from tinystories.files import atomic_write, only_writer, read_json, short_path, write_json
+from tinystories import dataset, ranking, sweepfigures
+from tinystories.files import only_writer, short_path, write_json
 from tinystories.processes import ScriptRunner, print_rank0
 from tinystories.run import MODEL_SETTINGS, load_model, run_folder
-from tinystories.terminal import (
-    SCREEN,
-    command_text,
-    counted,
-    progress,
-    right_aligned,
-    short_count,
-    time_taken,
-    wrapped,
-)
+from tinystories.study import PATIENCE, Claim, SharedStudy, Trial, open_folder, percent_behind
+from tinystories.terminal import command_text, counted, progress, time_taken, wrapped
 
 AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), {})
 SWEEP_NAMES = {field.name for field in fields(Settings)}
 PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
-RESULT = {  # of a finished run: the column of the table, and its format
-    "val_bits_per_byte": ("bits/byte", "{:.4f}".format),
-    "val_loss": ("val", "{:.4f}".format),
-    "train_loss": ("train", "{:.4f}".format),
-    "step": ("steps", str),
-    "tokens": ("tokens", short_count),
-    "minutes": ("time", lambda minutes: time_taken(60 * minutes)),
-    "parameters": ("params", short_count),
-}
-LEAST_NEEDED = ("train_loss", "tokens", "val_loss", "step", "parameters", "minutes")  # on a screen
-
-
-@dataclass
-class Trial:
-    """One combination of settings, and the run that tries it."""
-
-    folder: Path
-    swept: dict  # the values that distinguish it from the other trials
-    training: dict  # settings of train.py
-    preparing: dict  # settings of prepare.py; empty where the dataset is used as it is
-
-    def row(self, outcome: dict) -> dict:
-        """A row of results: the swept values, and the entries of RESULT or an `error`."""
-        return outcome | {"run": self.folder.name} | self.swept
+NAMES = [field.name for field in (*fields(train.Settings), *fields(prepare.Settings))]
+PAIRS = map("_".join, itertools.product(NAMES, NAMES))
+PICTURES = {f"{name}.png" for name in (*NAMES, *PAIRS, "parallel")}
 
 
 def parse_command_line(argv: list[str]) -> tuple[Settings, list[str], dict[str, list | tuple]]:
@@ -123,16 +106,18 @@ def combinations(values: dict[str, list | tuple], s: Settings) -> list[dict]:
     ranges = {name: ends for name, ends in values.items() if isinstance(ends, tuple)}
     lists = {name: listed for name, listed in values.items() if name not in ranges}
     found = [dict(zip(lists, listed, strict=True)) for listed in itertools.product(*lists.values())]
-    if s.num_random_runs is None:
+    count = 2 * s.trials + 100 if s.trials else s.num_random_runs  # a search finds some repeated
+    if count is None:
         if ranges:
-            raise UserError(f"{next(iter(ranges))} is a range; say how many: --num_random_runs=N")
+            name = next(iter(ranges))
+            raise UserError(f"{name} is a range; say how many: --trials=N or --num_random_runs=N")
         return found
     rng = random.Random(s.sweep_seed)
     rng.shuffle(found)  # a larger sample begins with a smaller one
     repeated = itertools.cycle(found) if ranges else found
     return [
         listed | {name: sample_log_uniform(ends, rng) for name, ends in ranges.items()}
-        for listed in itertools.islice(repeated, s.num_random_runs)
+        for listed in itertools.islice(repeated, count)
     ]
 
 
@@ -141,30 +126,52 @@ def sample_log_uniform(ends: list | tuple, rng: random.Random) -> float:
     low, high = ends
     if isinstance(low, int):  # an integer n represents [n, n + 1) on the log scale
         number = int(math.exp(rng.uniform(math.log(low), math.log(high + 1))))
-    else:
-        number = float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
-    return min(max(number, low), high)  # rounding may have passed an end
+        return min(max(number, low), high)
+    return rounded(math.exp(rng.uniform(math.log(low), math.log(high))), ends)
+
+
+def rounded(value: Any, ends: list | tuple) -> Any:
+    """A float from within a range with three digits, as the name of a run has it."""
+    if isinstance(value, float) and isinstance(ends, tuple):
+        value = min(max(float(f"{value:.3g}"), ends[0]), ends[1])  # rounding may pass an end
+    return value
 
 
 def make_trials(values: dict, s: Settings, folder: Path, default_dataset: str) -> list[Trial]:
-    """The trials of a sweep, each once; `default_dataset` is used where `values` name none."""
+    """The trials of a sweep, each once; of a search, random ones that it might try.
+
+    Raises UserError where two would share a run or a dataset.
+    """
     trials, prepared = {}, {}
     for combination in combinations(values, s):
-        swept = {name: combination[name] for name, listed in values.items() if len(listed) > 1}
-        base = combination.get("dataset", default_dataset)
-        preparing = dataset_settings(combination, base)
-        training = {name: v for name, v in combination.items() if name not in PREPARE_NAMES}
-        training["dataset"] = name = preparing.get("dataset", base)
-        if prepared.setdefault(name, preparing) != preparing:
+        trial = make_trial(combination, values, folder, default_dataset)
+        name = trial.training["dataset"]
+        if prepared.setdefault(name, trial.preparing) != trial.preparing:
             raise UserError(
                 f"different stories would share the dataset {name}, which is named after their "
                 "file; rename one, or sweep prepared ones with --dataset"
             )
-        path = folder / label(swept)
-        trial = trials.setdefault(path, Trial(path, swept, training, preparing))
-        if trial.swept != swept:
-            raise UserError(f"two runs would share the folder {path}; choose clearer names")
+        if trials.setdefault(trial.folder, trial).swept != trial.swept:
+            raise UserError(f"two runs would share the folder {trial.folder}; choose clearer names")
     return list(trials.values())
+
+
+def make_trial(combination: dict, values: dict, folder: Path, default_dataset: str) -> Trial:
+    """The trial of a combination; `default_dataset` is used where it names none."""
+    swept = {name: combination[name] for name, listed in values.items() if len(listed) > 1}
+    base = combination.get("dataset", default_dataset)
+    preparing = dataset_settings(combination, base)
+    training = {name: v for name, v in combination.items() if name not in PREPARE_NAMES}
+    training["dataset"] = preparing.get("dataset", base)
+    return Trial(folder / label(swept), swept, training, preparing)
+
+
+def chosen_trial(chosen: dict, values: dict, folder: Path, default_dataset: str) -> Trial:
+    """The trial of swept values that the study has, perhaps from within a range."""
+    combination = {name: listed[0] for name, listed in values.items()}
+    for name, value in chosen.items():
+        combination[name] = rounded(value, values[name])
+    return make_trial(combination, values, folder, default_dataset)
 
 
 def dataset_settings(combination: dict, base: str) -> dict:
@@ -198,26 +205,6 @@ def label(values: dict) -> str:
     return "_".join(f"{name}={text}" for name, text in texts.items())
 
 
-def open_sweep_folder(folder: Path, fixed: dict, overwrite: bool) -> None:
-    """Make a sweep's folder, or check that it holds this sweep; all runs share `fixed`."""
-    path = folder / "sweep.json"
-    if path.exists() and overwrite:
-        shutil.rmtree(folder)
-    elif path.exists():
-        stored = read_json(path, lambda _: True, "start over with --overwrite=True")
-        changed = [x for x in sorted(stored | fixed) if stored.get(x) != fixed.get(x)]
-        if changed:
-            raise UserError(
-                f"{folder} holds a sweep with another {', '.join(changed)}; choose another --name, "
-                "or start over with --overwrite=True"
-            )
-        return
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not a sweep; choose another --name")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, fixed)
-
-
 def check_validation(datasets: set[str]) -> None:
     """Raises UserError if validation splits differ in their number of stories or bytes."""
     found = {}
@@ -232,39 +219,6 @@ def check_validation(datasets: set[str]) -> None:
         )
 
 
-def run_trial(trial: Trial, configs: list[str], runner: ScriptRunner) -> dict:
-    """Train a run, or resume it; its row of results."""
-    trial.folder.mkdir(exist_ok=True)
-    settings = trial.training | {"out_dir": trial.folder}
-    if (trial.folder / "ckpt.pt").exists():
-        configs, settings = [], {"init_from": "resume", "out_dir": trial.folder}
-    if error := runner.run("train.py", settings, trial.folder / "output.txt", *configs):
-        return trial.row({"error": error})
-    model, _, state = load_model(trial.folder, "ckpt.pt")
-    result = last_losses(trial.folder / "log.csv") | {
-        "step": state["progress"]["step"],
-        "tokens": state["progress"]["windows"] * model.config.block_size,
-        "minutes": round(state["progress"]["seconds"] / 60, 3),
-        "parameters": model.count_parameters(),
-    }
-    write_json(trial.folder / "result.json", result)
-    return trial.row(read_result(trial.folder) or {"error": "the loss is not finite"})
-
-
-def last_losses(path: Path) -> dict:
-    """The losses in the last row of a log.csv, which is an evaluation: over all of validation if
-    that was measured, since runs of different vocabularies compare only by the same text. Of the
-    averaged weights where they are better.
-    """
-    with open(path, encoding="utf-8", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
-    losses = {"train_loss": float(last["train_loss"])}
-    for name in ("val_bits_per_byte", "val_loss"):
-        weights = [float(last[column]) for column in (name, f"ema_{name}") if last.get(column)]
-        losses[name] = float(last.get(f"full_{name}") or min(weights))
-    return losses
-
-
 def impossible(trial: Trial, overrides: dict) -> str | None:
     """Why train.py would refuse a trial's settings, `overrides` those of config files."""
     try:
@@ -276,117 +230,155 @@ def impossible(trial: Trial, overrides: dict) -> str | None:
     return None
 
 
-def run_sweep(
-    trials: list[Trial], configs: list[str], overrides: dict, folder: Path, swept: list[str]
-) -> int:
+@dataclass
+class Worker:
+    """This process, one of those that share the runs of a sweep."""
+
+    study: SharedStudy
+    configs: list[str]
+    overrides: dict  # of the config files
+    prune: bool
+    runner: ScriptRunner
+    datasets: dict[str, str | None] = field(default_factory=dict)  # prepared; why one failed
+
+    def prepare(self, trial: Trial) -> str | None:
+        """Prepare the dataset of a trial; why that failed."""
+        name, folder = trial.training["dataset"], self.study.folder
+        if trial.preparing and name not in self.datasets:
+            with wait_for_lock(folder / "prepare", self.runner):
+                if self.runner.signal:
+                    return "stopped"
+                error = self.runner.run("prepare.py", trial.preparing, folder / "prepare.txt")
+            print_rank0(wrapped(f"dataset {name}: {error or 'ready'}"))
+            self.datasets[name] = error
+            check_validation({t.training["dataset"] for t in (trial, *self.study.trials)})
+        return self.datasets.get(name)
+
+    def train(self, claim: Claim) -> dict:
+        """Train a run, or resume it, unless it has ended; its result, or an `error`."""
+        trial, folder = claim.trial, claim.trial.folder
+        if result := ranking.read_result(folder):
+            return result
+        if error := impossible(trial, self.overrides) or self.prepare(trial):
+            return {"error": error}
+        pruned = {}
+
+        def is_enough(line: str) -> bool:
+            if "val loss" in line:  # an evaluation
+                with self.study.opened() as study:
+                    percent = percent_behind(study, claim)
+                pruned.update({"pruned": percent} if percent and self.prune else {})
+            return bool(pruned)
+
+        configs, settings = self.configs, trial.training
+        if (folder / "ckpt.pt").exists():
+            device = trial.training.get("device", self.overrides.get("device", "auto"))
+            configs, settings = [], {"init_from": "resume", "device": device}
+        with wait_for_lock(folder, self.runner):
+            pass  # the training of a worker that was killed has ended, too
+        settings, output = settings | {"out_dir": folder}, folder / "output.txt"
+        error = self.runner.run("train.py", settings, output, *configs, is_enough=is_enough)
+        if error and (self.runner.signal or not pruned):
+            return {"error": error}
+        model, _, state = load_model(folder, "ckpt.pt")
+        result = ranking.last_losses(folder / "log.csv") | {
+            "step": state["progress"]["step"],
+            "tokens": state["progress"]["windows"] * model.config.block_size,
+            "minutes": round(state["progress"]["seconds"] / 60, 3),
+            "parameters": model.count_parameters(),
+        }
+        write_json(folder / "result.json", result | (pruned if error else {}))
+        return ranking.read_result(folder) or {"error": "the loss is not finite"}
+
+    def work(self, bar) -> None:
+        """Train runs until none is left, those of other workers included, or a signal comes."""
+        while not self.runner.signal:
+            with self.study.opened() as study:
+                claim, rows = self.study.claim(study), self.study.rows(study)
+            unfinished = sum(row is None for row in rows.values())
+            if not (claim or unfinished):
+                return
+            if not claim:
+                bar.set_description_str(f"waiting for {counted(unfinished, 'run')} of others")
+                time.sleep(1)
+                continue
+            bar.set_description_str(f"run {len(rows)} of {self.study.total}")
+            with claim.lock:
+                outcome = self.train(claim)
+                if self.runner.signal and "error" in outcome:  # stopped, not failed
+                    return
+                with self.study.opened() as study:
+                    rows = self.study.end(study, claim.number, claim.trial, outcome)
+            with suppress(OSError):
+                claim.trial.folder.rmdir()  # if nothing was trained
+            print_outcome(rows, claim.trial, self.study.total)
+            bar.update()
+
+
+def wait_for_lock(folder: Path, runner: ScriptRunner) -> ExitStack:
+    """The lock of a folder, as soon as nobody has it; without it if a signal comes."""
+    lock = ExitStack()
+    while not runner.signal:
+        with suppress(UserError):
+            lock.enter_context(only_writer(folder))
+            break
+        time.sleep(0.2)
+    return lock
+
+
+def run_sweep(shared: SharedStudy, configs: list[str], overrides: dict, prune: bool) -> int:
     """Train what is not finished, write results.csv and plots; 0, or the signal that stopped it."""
     start_time = time.perf_counter()
-    rows = [trial.row(result) for trial in trials if (result := read_result(trial.folder))]
-    waiting = [trial for trial in trials if trial.folder.name not in {row["run"] for row in rows}]
-    finished = f", {len(rows):,} of them finished already" if rows else ""
-    print_rank0(wrapped(f"{counted(len(trials), 'run')} in {short_path(folder)}{finished}"))
-
-    def add(trial: Trial, row: dict) -> None:
-        rows.append(row)
-        write_results(folder / "results.csv", rows, swept)
-        print_rank0(wrapped(f"{len(rows)} of {len(trials)}, {trial.folder.name}: {outcome(row)}"))
-
-    for trial in list(waiting):
-        if error := impossible(trial, overrides):
-            waiting.remove(trial)
-            add(trial, trial.row({"error": error}))
+    folder = shared.folder
+    with shared.opened() as study:
+        rows = shared.write_results(study)
+        finished = f", {len(rows):,} of them finished already" if rows else ""
+        print_rank0(wrapped(f"{counted(shared.total, 'run')} in {short_path(folder)}{finished}"))
+        waiting = [] if shared.search else shared.untried(study)
+        for trial in list(waiting):
+            if error := impossible(trial, overrides):
+                waiting.remove(trial)
+                rows = shared.fail(study, trial, error)
+                print_outcome(rows, trial, shared.total)
     # A line of the screen, which the newest line of the script fills.
     line = "{desc} [{elapsed}<{remaining}]{postfix}"
-    counts = {"initial": len(rows), "total": len(trials)}
+    counts = {"initial": len(rows), "total": shared.total}
     with progress(None, "datasets", "runs", bar_format=line, **counts) as bar:
-        runner = ScriptRunner(bar)
-        errors = {}  # of prepare.py, by dataset
-        for name, settings in {t.training["dataset"]: t.preparing for t in waiting}.items():
-            if settings and not runner.signal:
-                errors[name] = runner.run("prepare.py", settings, folder / "prepare.txt")
-                print_rank0(wrapped(f"dataset {name}: {errors[name] or 'ready'}"))
-        check_validation({trial.training["dataset"] for trial in trials})
+        worker = Worker(shared, configs, overrides, prune, ScriptRunner(bar))
         for trial in waiting:
-            if runner.signal:
-                break
-            bar.set_description_str(f"run {len(rows) + 1} of {len(trials)}")
-            error = errors.get(trial.training["dataset"])
-            row = trial.row({"error": error}) if error else run_trial(trial, configs, runner)
-            if runner.signal and "error" in row:  # stopped, not failed
-                break
-            add(trial, row)
-            bar.update()
+            worker.prepare(trial)
+        check_validation({trial.training["dataset"] for trial in shared.trials})
+        worker.work(bar)
+    with shared.opened() as study:
+        rows, importance = shared.write_results(study), shared.importance(study)
     if rows:
-        write_results(folder / "results.csv", rows, swept)
-        print_rank0(f"\n{results_table(rows, swept)}\n")
-        for name in swept:
-            figures.plot_sweep(rows, name, folder / f"{name}.png")
-        for pair in itertools.combinations(swept, 2):
-            figures.plot_sweep_table(rows, pair, folder / f"{'_'.join(pair)}.png")
-    if not runner.signal:
-        print_ending(rows, folder, time.perf_counter() - start_time)
-    return runner.signal
+        print_rank0(f"\n{ranking.results_table(rows, list(shared.space))}\n")
+        with only_writer(folder / "pictures", PATIENCE):
+            sweepfigures.plot_results(rows, importance or dict.fromkeys(shared.space, 0), folder)
+    if not worker.runner.signal:
+        print_ending(rows, importance, folder, time.perf_counter() - start_time)
+    return worker.runner.signal
 
 
-def outcome(row: dict) -> str:
-    """A row of results in words."""
-    if "error" in row:
-        return f"failed: {row['error']}"
-    took = f"{counted(row['step'], 'step')} in {time_taken(60 * row['minutes'])}"
-    return f"{row['val_bits_per_byte']:.4f} bits per byte after {took}"
+def print_outcome(rows: list[dict], trial: Trial, total: int) -> None:
+    """Say how the run of a trial ended, which is one of the rows."""
+    row = next(row for row in rows if row["run"] == trial.name)
+    print_rank0(wrapped(f"{len(rows)} of {total}, {trial.name}: {ranking.outcome(row)}"))
 
 
-def print_ending(rows: list[dict], folder: Path, seconds: float) -> None:
+def print_ending(rows: list[dict], importance: dict, folder: Path, seconds: float) -> None:
     """Say what was made and what to do with it; raises UserError if no run has finished."""
-    best, where = rows[0], short_path(folder)
-    if "error" in best:
+    where = short_path(folder)
+    if not rows or not ranking.is_finished(best := rows[0]):
         raise UserError(f"no run finished; {where}/results.csv says why")
     print_rank0(wrapped(f"best run: {best['run']}, {best['val_bits_per_byte']:.4f} bits per byte"))
+    if importance:
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items())
+        print_rank0(wrapped(f"importance of settings, by PED-ANOVA: {shares}"))
     pictures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
     print_rank0(wrapped(f"in {where}: results.csv, {pictures}, and the runs"))
     print_rank0(f"time: {time_taken(seconds)}; generate stories with the best run:")
     print_rank0(command_text("python", "sample.py", f"--out_dir={where}/{best['run']}"))
-
-
-def read_result(folder: Path) -> dict | None:
-    """The result of a finished run; None where it is missing, damaged or not finite."""
-
-    def is_valid(result: dict) -> bool:
-        return all(type(result[x]) in (int, float) and abs(result[x]) < 1e300 for x in RESULT)
-
-    try:
-        return read_json(folder / "result.json", is_valid, "")
-    except (FileNotFoundError, UserError):
-        return None
-
-
-def write_results(path: Path, rows: list[dict], swept: list[str]) -> None:
-    """Write results.csv, after sorting the rows by bits per byte, failed runs last."""
-    rows.sort(key=lambda row: row.get("val_bits_per_byte", math.inf))
-    text = io.StringIO()
-    names = ["run", *swept, *RESULT, "error"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue().encode())
-
-
-def results_table(rows: list[dict], swept: list[str]) -> str:
-    """The rows for a screen of 80 columns: columns are left out and errors shortened to fit."""
-    lines: list[str] = []
-    for left_out in range(len(LEAST_NEEDED) + 1):
-        shown = {name: RESULT[name] for name in RESULT if name not in LEAST_NEEDED[:left_out]}
-        cells = [[*swept, *(heading for heading, _ in shown.values())]]
-        for row in rows:
-            results = [write(row[name]) for name, (_, write) in shown.items() if name in row]
-            cells.append([*(str(row[name]) for name in swept), *results])
-        lines = right_aligned(cells)
-        if len(lines[0]) <= SCREEN:
-            break
-    for i, row in enumerate(rows, 1):
-        if "error" in row:
-            lines[i] += "  " + textwrap.shorten(row["error"], max(25, 78 - len(lines[i])))
-    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:
@@ -398,19 +390,26 @@ def main(argv: list[str]) -> None:
     swept = [name for name, listed in values.items() if len(listed) > 1]
     if not swept:
         raise UserError("nothing is swept; give several values, as in --learning_rate=3e-4,1e-3")
+    if s.trials and s.num_random_runs:
+        raise UserError("trials are chosen by a search, num_random_runs at random; give one")
     fixed = from_files.overrides | {n: listed[0] for n, listed in values.items() if n not in swept}
     name = s.name or "_".join([*(Path(config).stem for config in configs), *swept])
     folder = run_folder(s.out_dir) / name
-    trials = make_trials(values, s, folder, fixed.get("dataset", train.Settings.dataset))
+    if "full_eval" not in {*fixed, *swept}:
+        values["full_eval"] = [True]  # a short run would measure a part of validation
+    default = fixed.get("dataset", train.Settings.dataset)
+    trials = make_trials(values, s, folder, default)
     for trial in trials:
         data = dataset.dataset_folder(trial.training["dataset"])
         if not (trial.preparing or (data / "train.bin").is_file()):
             raise UserError(dataset.missing_dataset_message(data, from_files.docs))
-        if "full_eval" not in {*fixed, *swept}:
-            trial.training["full_eval"] = True  # a short run would measure a part of validation
-    with only_writer(folder):
-        open_sweep_folder(folder, fixed, s.overwrite)
-        number = run_sweep(trials, configs, from_files.overrides, folder, swept)
+    fixed.pop("device", None)  # workers may have one each
+    with only_writer(folder, PATIENCE):
+        open_folder(folder, fixed, s.overwrite, PICTURES)
+    make = partial(chosen_trial, values=values, folder=folder, default_dataset=default)
+    space = {name: values[name] for name in swept}
+    shared = SharedStudy(folder, space, fixed, make, trials, s.trials, s.sweep_seed)
+    number = run_sweep(shared, configs, from_files.overrides, s.prune)
     if number:
         kept = [word for word in argv if not word.startswith("--overwrite")]  # would delete it
         print_rank0(f"stopped; resume with\n{command_text('python', 'sweep.py', *kept)}")

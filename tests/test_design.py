@@ -36,6 +36,9 @@ DOES_NOT_KNOW = {
     "tinystories.log": {"tinystories.stories", "tinystories.evaluation"},
     "tinystories.figures": {"torch", "model", "tinystories.dataset", "tinystories.run"},
     "tinystories.evaluation": TRAINING,
+    "tinystories.ranking": {"torch", "model", "optuna"},
+    "tinystories.study": TRAINING | {"tinystories.stories"},
+    "tinystories.sweepfigures": {"torch", "model", "optuna"},
 }
 MAY_KNOW = {  # exceptions to the lines above
     "configurator": {"tinystories.ranges"},

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from configurator import UserError
-from tinystories import figures
+from tinystories import figures, sweepfigures
 from tinystories.log import COLUMNS
 
 
@@ -440,7 +440,7 @@ def labels(axes) -> list[str]:
 
 def test_a_sweep_shows_every_run_and_the_best_at_each_value(tmp_path, drawn):
     rows = sweep("n_head", **{"8": [0.9], "2": [1.0, 0.8, 0.7], "4": [0.6]})
-    figures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
+    sweepfigures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
     axes = drawn[0].axes[0]
     runs, best = map(points, axes.lines)
     assert sorted(runs) == [(2, 0.7), (2, 0.8), (2, 1.0), (4, 0.6), (8, 0.9)]
@@ -452,7 +452,7 @@ def test_a_sweep_shows_every_run_and_the_best_at_each_value(tmp_path, drawn):
 
 def test_values_that_span_a_factor_of_ten_or_more_have_a_logarithmic_scale(tmp_path, drawn):
     rows = sweep("learning_rate", **{"3e-4": [0.8], "1e-3": [0.7], "1e-2": [0.9]})
-    figures.plot_sweep(rows, "learning_rate", tmp_path / "rate.png")
+    sweepfigures.plot_sweep(rows, "learning_rate", tmp_path / "rate.png")
     axes = drawn[0].axes[0]
     assert axes.get_xscale() == "log"
     assert axes.get_xlabel() == "learning_rate (log scale)"
@@ -464,8 +464,8 @@ def test_the_title_of_a_sweep_is_its_name_and_budget(tmp_path, drawn):
     rows[0] |= {"step": "100", "minutes": "3.0"}
     rows[1] |= {"step": "1200", "minutes": "3.004"}
     (tmp_path / "heads").mkdir()
-    figures.plot_sweep(rows, "n_head", tmp_path / "heads/n_head.png")
-    figures.plot_sweep(rows[:1], "n_head", tmp_path / "heads/n_head.png")
+    sweepfigures.plot_sweep(rows, "n_head", tmp_path / "heads/n_head.png")
+    sweepfigures.plot_sweep(rows[:1], "n_head", tmp_path / "heads/n_head.png")
     titles = [figure.axes[0].get_title(loc="left") for figure in drawn]
     assert titles == [
         "heads: 3 runs of 100 to 1,200 steps, 3 minutes each",
@@ -474,20 +474,22 @@ def test_the_title_of_a_sweep_is_its_name_and_budget(tmp_path, drawn):
 
 
 def test_rates_of_a_factor_of_ten_are_logarithmic_too(tmp_path, drawn):
-    figures.plot_sweep(sweep("r", **{"1e-4": [0.8], "1e-3": [0.7]}), "r", tmp_path / "rate.png")
+    sweepfigures.plot_sweep(
+        sweep("r", **{"1e-4": [0.8], "1e-3": [0.7]}), "r", tmp_path / "rate.png"
+    )
     assert drawn[0].axes[0].get_xscale() == "log"
 
 
 def test_numbers_come_in_order_before_none(tmp_path, drawn):
     rows = sweep("n", **{"1000": [0.7], "None": [0.6], "100": [0.9]})
-    figures.plot_sweep(rows, "n", tmp_path / "n.png")
+    sweepfigures.plot_sweep(rows, "n", tmp_path / "n.png")
     assert labels(drawn[0].axes[0]) == ["100", "1000", "None"]
 
 
 def test_values_close_to_each_other_share_a_label(tmp_path, drawn):
     sizes = (257, 512, 1024, 2048, 4096, 8192, 10_000, 50_257)
     rows = [{"vocab_size": size, "val_bits_per_byte": 1.0} for size in sizes]
-    figures.plot_sweep(rows, "vocab_size", tmp_path / "size.png")
+    sweepfigures.plot_sweep(rows, "vocab_size", tmp_path / "size.png")
     shown = ["257", "512", "1,024", "2,048", "4,096", "8,192", "50,257"]
     assert [label.get_text() for label in tick_labels(drawn[0].axes[0].xaxis)] == shown
     assert_readable(drawn[0])
@@ -496,7 +498,7 @@ def test_values_close_to_each_other_share_a_label(tmp_path, drawn):
 @pytest.mark.parametrize("values", [["gelu", "relu"], ["50", "None"], [True, False]])
 def test_values_that_are_not_all_numbers_are_categories(tmp_path, drawn, values):
     rows = [{"what": value, "val_bits_per_byte": 0.5 + i} for i, value in enumerate(values)]
-    figures.plot_sweep(rows, "what", tmp_path / "what.png")
+    sweepfigures.plot_sweep(rows, "what", tmp_path / "what.png")
     axes = drawn[0].axes[0]
     assert labels(axes) == list(map(str, values))
     assert points(axes.lines[0]) == [(0, 0.5), (1, 1.5)]
@@ -504,7 +506,7 @@ def test_values_that_are_not_all_numbers_are_categories(tmp_path, drawn, values)
 
 def test_a_run_without_a_result_is_a_cross(tmp_path, drawn):
     rows = sweep("n_head", **{"2": [0.9, ""], "4": ["nan"]})
-    figures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
+    sweepfigures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
     axes = drawn[0].axes[0]
     assert points(axes.lines[0]) == [(2, 0.9)]
     assert axes.lines[1].get_xdata().tolist() == [2, 4]
@@ -513,7 +515,7 @@ def test_a_run_without_a_result_is_a_cross(tmp_path, drawn):
 
 @pytest.mark.parametrize("rows", [[], sweep("n_head", **{"2": [""]})])
 def test_a_sweep_without_any_result_is_plotted(tmp_path, rows):
-    figures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
+    sweepfigures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
     assert imread(tmp_path / "n_head.png").std() > 0
 
 
@@ -521,13 +523,13 @@ def test_a_sweep_without_any_result_is_plotted(tmp_path, rows):
 def test_labels_of_a_random_sweep_do_not_overlap(tmp_path, drawn, count):
     rng = random.Random(count)
     rows = [{"r": 10 ** rng.uniform(-4, -1), "val_bits_per_byte": 1 + i} for i in range(count)]
-    figures.plot_sweep(rows, "r", tmp_path / "r.png")
+    sweepfigures.plot_sweep(rows, "r", tmp_path / "r.png")
     assert_readable(drawn[0])
 
 
 def test_long_categories_stay_in_the_picture(tmp_path, drawn):
     rows = [{"dataset": name * 90, "val_bits_per_byte": 1} for name in "abcdef"]
-    figures.plot_sweep(rows, "dataset", tmp_path / "dataset.png")
+    sweepfigures.plot_sweep(rows, "dataset", tmp_path / "dataset.png")
     assert_readable(drawn[0])
 
 
@@ -539,7 +541,7 @@ def test_two_settings_are_a_table_with_the_best_result_of_each_pair(tmp_path, dr
             *(("1e-2", "2", "1.5"), ("None", "2", "1.0")),
         ]
     ]
-    figures.plot_sweep_table(rows, ("layers", "rate"), tmp_path / "table.png")
+    sweepfigures.plot_sweep_table(rows, ("layers", "rate"), tmp_path / "table.png")
     axes = drawn[0].axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("layers", "rate")
     columns, lines = labels(axes), [label.get_text() for label in axes.get_yticklabels()]
@@ -562,7 +564,7 @@ def test_two_settings_are_a_table_with_the_best_result_of_each_pair(tmp_path, dr
 
 def test_a_table_that_would_be_mostly_empty_is_not_drawn(tmp_path):
     rows = [{"a": n, "b": n, "val_bits_per_byte": 1.0} for n in range(3)]
-    figures.plot_sweep_table(rows, ("a", "b"), tmp_path / "table.png")
+    sweepfigures.plot_sweep_table(rows, ("a", "b"), tmp_path / "table.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -571,8 +573,37 @@ def test_a_table_with_one_result_or_none_is_drawn(tmp_path, bits):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rows = [{"a": 1, "b": 2, "val_bits_per_byte": bits}]
-        figures.plot_sweep_table(rows, ("a", "b"), tmp_path / "table.png")
+        sweepfigures.plot_sweep_table(rows, ("a", "b"), tmp_path / "table.png")
     assert imread(tmp_path / "table.png").std() > 0
+
+
+def test_each_finished_run_is_a_line_over_the_axes_of_all_settings(tmp_path, drawn):
+    rows = [
+        {"rate": rate, "kind": kind, "val_bits_per_byte": bits, "pruned": pruned}
+        for rate, kind, bits, pruned in [
+            *(("1e-3", "a", "0.9", ""), ("1e-1", "b", "0.7", ""), ("1e-2", "b", "0.8", "")),
+            *(("1e-2", "a", "0.6", "40"), ("1e-2", "a", "", "")),
+        ]
+    ]
+    sweepfigures.plot_parallel(rows, {"rate": 0.75, "kind": 0.0}, tmp_path / "parallel.png")
+    axes = drawn[0].axes[0]
+    lines = [line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata()) == 3]
+    lines = sorted([round(y, 9) for y in line] for line in lines)
+    assert lines == [[0, 0, 1], [0.5, 1, 0.5], [1, 1, 0]]
+    assert labels(axes) == ["rate\n75 %", "kind", "validation\nbits per byte"]
+    assert legend(axes) == ["the best: 0.7000"]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["0.001", "0.01", "0.1", "a", "b", "0.7", "0.8", "0.9"]
+    assert_readable(drawn[0])
+
+
+def test_a_pruned_run_is_no_result(tmp_path, drawn):
+    rows = sweep("n_head", **{"2": [0.9], "4": [0.5]})
+    rows[1]["pruned"] = "40"
+    sweepfigures.plot_sweep(rows, "n_head", tmp_path / "n_head.png")
+    assert legend(drawn[0].axes[0]) == ["one run", "no result or pruned: 1"]
+    sweepfigures.plot_parallel(rows, {"n_head": 0, "b": 0}, tmp_path / "parallel.png")
+    assert not (tmp_path / "parallel.png").exists()  # one finished run compares with nothing
 
 
 # Parts of plots -----------------------------------------------------------------------------

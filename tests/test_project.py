@@ -8,6 +8,7 @@ from conftest import ROOT, command
 from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def pins(name: str) -> dict[str, str]:
@@ -19,8 +20,8 @@ def pins(name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("listed", "pinned"),
     [
-        (PROJECT["dependencies"], "requirements.txt"),
-        (PROJECT["optional-dependencies"]["dev"], "requirements-dev.txt"),
+        (PROJECT["dependencies"] + EXTRAS["sweep"], "requirements.txt"),
+        (EXTRAS["dev"], "requirements-dev.txt"),
     ],
     ids=["users", "tests"],
 )

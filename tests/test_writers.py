@@ -103,14 +103,6 @@ def test_two_preparations_of_one_dataset(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["both"]
 
 
-def test_two_sweeps_in_one_folder(dataset, held, tmp_path):
-    held(tmp_path / "twice")
-    options = (f"--out_dir={tmp_path}", "--name=twice", f"--dataset={dataset}", *SMALL)
-    line = complaint("sweep.py", *options, "--learning_rate=1e-3,2e-3", run=forked)
-    assert "twice is being written by" in line
-    assert not (tmp_path / "twice").exists()
-
-
 def test_a_dataset_that_a_crash_left_under_its_other_name_is_put_back(dataset, tmp_path):
     copy = shutil.copytree(dataset, tmp_path / ".mine.old")
     before = contents(copy)

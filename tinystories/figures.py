@@ -1,4 +1,4 @@
-"""Plots of logs, sweeps and datasets, as PNG files that are readable on a page 900 pixels wide."""
+"""Plots of logs and datasets, as PNG files that are readable on a page 900 pixels wide."""
 
 import csv
 import io
@@ -14,7 +14,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -27,7 +26,6 @@ STYLE = Path(__file__).with_name("plots.mplstyle")
 BLUE, VERMILLION, GREEN, SKY = "#0072b2", "#d55e00", "#009e73", "#56b4e9"  # as in STYLE
 INK = "#333333"
 BLUE_SHADES = ("#cfe3f1", "#8fbfdf", "#3f8fc4", "#0b5a91")
-BEST_IS_DARK = LinearSegmentedColormap.from_list("best is dark", BLUE_SHADES[::-1])
 
 WIDTH = 9.0  # inches
 DPI = 150
@@ -41,7 +39,8 @@ WHOLE_FILE: dict[str, Any] = {
 }
 PLOTTED = (  # columns of log.csv
     *("step", "tokens", "minutes", "loss", "learning_rate", "grad_norm"),
-    *("train_loss", "val_loss", "val_bits_per_byte", "ema_val_loss"),
+    *("train_loss", "val_loss", "val_bits_per_byte"),
+    *("ema_val_loss", "ema_val_bits_per_byte"),
     *("full_val_loss", "full_val_bits_per_byte"),
 )
 
@@ -85,7 +84,7 @@ def plot_run(folder: Path, parameters: int | None = None) -> None:
             )
         _bits_per_byte_axis(loss, log)
         facts = [_dataset_of(folder), f"{short_count(parameters)} parameters" if parameters else ""]
-        _title_and_legend(loss, _short_name(folder.absolute().name), [*facts, _spent(log)])
+        title_and_legend(loss, short_name(folder.absolute().name), [*facts, _spent(log)])
         x, y = _finite(steps, log["learning_rate"])
         rate.plot(x, y, marker=_marker(x), markersize=3, color=GREEN)
         rate.set(ylabel="learning\nrate", ylim=(0, None))
@@ -93,7 +92,7 @@ def plot_run(folder: Path, parameters: int | None = None) -> None:
         rate.yaxis.set_major_formatter("{x:g}")
         _plot_smoothed(norm, steps, log["grad_norm"])
         norm.set(ylabel="gradient norm")
-        _log_scale(norm.yaxis, norm.dataLim.minposy, norm.dataLim.y1, max_labels=4)
+        log_scale(norm.yaxis, norm.dataLim.minposy, norm.dataLim.y1, max_labels=4)
         for axes in (rate, norm):
             if not len(axes.lines[0].get_xdata()):
                 axes.set_yticks([])
@@ -111,7 +110,7 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
     logs = {name: read_log(f / "log.csv") for name, f in zip(names, folders, strict=True)}
     datasets = dict(zip(names, map(_dataset_of, folders), strict=True))
     one_dataset = len(set(datasets.values())) == 1
-    unit, per_minute = _time_unit(max((_last(log["minutes"]) for log in logs.values()), default=0))
+    unit, per_minute = time_unit(max((_last(log["minutes"]) for log in logs.values()), default=0))
     labels, lines, shown, any_whole = [], [], [], False
     for name, log in logs.items():
         log["val_bits_per_byte"][log["step"] <= 0] = np.nan
@@ -122,7 +121,7 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
         dataset = "" if one_dataset or not datasets[name] else f" ({datasets[name]})"
         result = _result(bits)
         result += f", whole file {_last(whole):.4f}" if np.isfinite(whole).any() else ""
-        heading = f"{_short_name(name)}{dataset}:"
+        heading = f"{short_name(name)}{dataset}:"
         labels.append(heading + ("\n" if len(heading + result) > 85 else " ") + result)
     columns = 1 if max(map(len, labels), default=0) > 45 else 2
     num_lines = sum(1 + label.count("\n") for label in labels)
@@ -147,94 +146,13 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
             axes.xaxis.set_major_locator(
                 MaxNLocator(5, steps=TICK_STEPS) if known else NullLocator()
             )
-            axes.xaxis.set_major_formatter(_short)
+            axes.xaxis.set_major_formatter(short)
         _limit_height(panels[0], shown)
         lines = lines[: len(labels)]
         if any_whole:
             lines.append(Line2D([], [], color=INK, **WHOLE_FILE))
             labels.append("on the whole validation file")
         figure.legend(lines, labels, loc="outside lower left", ncols=columns)
-
-
-def plot_sweep(rows: Sequence[dict], setting: str, path: Path) -> None:
-    """Plot val_bits_per_byte of runs against one setting: one point per run, a line at the best.
-
-    Each row holds a run's settings and val_bits_per_byte, as numbers or text. A run without a
-    finite result is a cross at the top. The x-axis is logarithmic where the values span a factor
-    of ten or more; values that are not all numbers are categories, numbers first. The title has
-    the name of the folder, which is the sweep's.
-    """
-    values = [row.get(setting) for row in rows]
-    bits = np.array([_number(row.get("val_bits_per_byte")) for row in rows], dtype=float)
-    x = np.array([_number(value) for value in values], dtype=float)
-    with saved_figure(path, height=4.8) as figure:
-        axes = figure.add_subplot()
-        axes.set(xlabel=setting, ylabel="validation bits per byte")
-        if np.isfinite(x).all():
-            _value_axis(axes, x)
-        else:
-            categories = _different(values)
-            x = np.array([categories.index(str(value)) for value in values], dtype=float)
-            _category_axis(axes.xaxis, categories)
-            axes.set_xlim(-0.5, len(categories) - 0.5)
-        good = np.isfinite(bits)
-        best = {value: bits[good & (x == value)].min() for value in np.unique(x[good])}
-        if len(best) < good.sum():
-            axes.plot(x[good], bits[good], "o", color=SKY, alpha=0.8, label="one run")
-        if best:
-            label = "the best at each value" if len(best) < good.sum() else "one run"
-            axes.plot(list(best), list(best.values()), "o-", color=BLUE, label=label)
-        if failed := (~good).sum():
-            top = {"transform": axes.get_xaxis_transform()}  # x in values, y from 0 to 1
-            label = f"no result: {failed}"
-            axes.plot(x[~good], [0.97] * failed, "x", color=VERMILLION, label=label, **top)
-        axes.margins(y=0.12)
-        axes.yaxis.set_major_locator(MaxNLocator(7, steps=TICK_STEPS))
-        if not best:
-            axes.set_yticks([])
-        _title_and_legend(axes, _short_name(path.absolute().parent.name), _budget(rows), columns=3)
-
-
-def plot_sweep_table(rows: Sequence[dict], settings: tuple[str, str], path: Path) -> None:
-    """Plot the lowest val_bits_per_byte for each two values of two settings, as a table of colors.
-
-    `rows` and the title are as in `plot_sweep`. Nothing is plotted if more than half of the cells
-    would be empty, as in a random sweep, or if both have more than 10 values.
-    """
-    different = {name: _different([row.get(name) for row in rows]) for name in settings}
-    down, across = sorted(settings, key=lambda name: -len(different[name]))
-    lines, columns = different[down], different[across]
-    cells = {}  # results by line and column
-    for row in rows:
-        place = lines.index(str(row.get(down))), columns.index(str(row.get(across)))
-        cells.setdefault(place, []).append(_number(row.get("val_bits_per_byte")))
-    if len(columns) > 10 or 2 * len(cells) < len(lines) * len(columns):
-        return
-    table = np.full((len(lines), len(columns)), np.nan)
-    for place, results in cells.items():
-        table[place] = min(filter(math.isfinite, results), default=math.nan)
-    known = table[np.isfinite(table)]
-    best, middle = (known.min(), np.median(known)) if len(known) else (0.0, 0.0)
-    with saved_figure(path, height=1.9 + 0.5 * len(lines)) as figure:
-        axes = figure.add_subplot()
-        # Twice as far from the best as the median is the palest: one bad run pales no other.
-        palest = max(2 * middle - best, best + 1e-9)
-        axes.imshow(table, cmap=BEST_IS_DARK, aspect="auto", vmin=best, vmax=palest)
-        for i, j in cells:
-            bits = table[i, j]
-            dark = bits - best < 0.2 * (palest - best)
-            color = "white" if dark else "black" if math.isfinite(bits) else VERMILLION
-            text = f"{bits:.4f}" if math.isfinite(bits) else "no result"
-            weight = "bold" if bits == best else "normal"
-            axes.text(j, i, text, ha="center", va="center", color=color, weight=weight)
-        _category_axis(axes.xaxis, columns)
-        _category_axis(axes.yaxis, lines)
-        axes.set(xlabel=across, ylabel=down)
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        name = f"{_short_name(path.absolute().parent.name)}, validation bits per byte"
-        _title_and_legend(axes, name, _budget(rows))
 
 
 @contextmanager
@@ -264,7 +182,7 @@ def histogram(axes: Axes, values: np.ndarray, title: str, unit: str, counted: st
     label = f"{unit} (median {median:,.0f}, 95 % below {high:,.0f})"
     axes.set(title=title, xlabel=label, ylabel=counted, xlim=(0, edges[-1]))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter(_short)
+    axes.yaxis.set_major_formatter(short)
     axes.grid(visible=False, axis="x")
 
 
@@ -277,7 +195,7 @@ def bars(axes: Axes, title: str, unit: str, values: Mapping[str, float], label_f
     axes.invert_yaxis()
     axes.margins(x=0.18, y=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
-    axes.xaxis.set_major_formatter(_short)
+    axes.xaxis.set_major_formatter(short)
     axes.grid(visible=False, axis="y")
 
 
@@ -319,11 +237,11 @@ def curve(
         axes.plot(*mark[:2], "D", color=VERMILLION, label=mark[2])
         axes.legend(loc="lower right")
     low, high = axes.dataLim.x0, axes.dataLim.x1
-    if _is_wide(low, high):
-        _log_scale(axes.xaxis, low, high, max_labels=6)
+    if is_wide(low, high):
+        log_scale(axes.xaxis, low, high, max_labels=6)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS))
-        axes.xaxis.set_major_formatter(_short)
+        axes.xaxis.set_major_formatter(short)
     axes.set_ylim(0, None)
 
 
@@ -339,7 +257,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"there is no {path}; {path.parent} is no run folder") from None
     complete = (line for line in lines if line.endswith("\n"))  # a run may be writing the last one
     rows = list(csv.DictReader(complete))
-    log = {name: np.array([_number(row.get(name)) for row in rows]) for name in PLOTTED}
+    log = {name: np.array([number(row.get(name)) for row in rows]) for name in PLOTTED}
     for name in ("tokens", "minutes"):
         steps, values = _finite(log["step"], log[name])
         if len(steps) and steps[-1] > 0:
@@ -348,7 +266,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     return log
 
 
-def _number(cell) -> float:
+def number(cell) -> float:
     """A cell of a table as a number; NaN where it holds none."""
     try:
         return math.nan if isinstance(cell, bool) else float(cell)
@@ -382,10 +300,10 @@ def _dataset_of(folder: Path) -> str:
         config = read_json(settings_path(folder), lambda c: isinstance(c["dataset"], str), "")
     except (FileNotFoundError, UserError):
         return ""
-    return _short_name(Path(config["dataset"]).name, 28)
+    return short_name(Path(config["dataset"]).name, 28)
 
 
-def _time_unit(minutes: float) -> tuple[str, float]:
+def time_unit(minutes: float) -> tuple[str, float]:
     """The unit in which a time is easy to read, and how many of it are a minute."""
     if minutes < 3:
         return "seconds", 60
@@ -394,36 +312,11 @@ def _time_unit(minutes: float) -> tuple[str, float]:
 
 def _spent(log: dict[str, np.ndarray]) -> str:
     """The time of training, for a title; "" where it is unknown."""
-    unit, per_minute = _time_unit(minutes := _last(log["minutes"]))
-    return f"{_short(minutes * per_minute)} {unit} of training" if minutes else ""
+    unit, per_minute = time_unit(minutes := _last(log["minutes"]))
+    return f"{short(minutes * per_minute)} {unit} of training" if minutes else ""
 
 
-def _budget(rows: Sequence[dict]) -> list[str]:
-    """How many runs a sweep has, and the steps and the time of each, for a title."""
-    steps, minutes = (
-        [value for row in rows if math.isfinite(value := _number(row.get(name)))]
-        for name in ("step", "minutes")
-    )
-    unit, per_minute = _time_unit(max(minutes, default=0))
-    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    of_steps = f" of {_span(steps)} steps" if steps else ""
-    each = " each" if len(rows) > 1 else ""
-    time = f"{_span([m * per_minute for m in minutes])} {unit}{each}" if minutes else ""
-    return [runs + of_steps, time]
-
-
-def _span(values: Sequence[float]) -> str:
-    """The lowest and the highest value, or one where they look the same."""
-    return " to ".join(dict.fromkeys(map(_short, (min(values), max(values)))))
-
-
-def _different(values: Sequence) -> list[str]:
-    """The different values as text, numbers first and in order."""
-    order = np.argsort(np.array(list(map(_number, values)), dtype=float), kind="stable")  # NaN last
-    return list(dict.fromkeys(str(values[i]) for i in order))
-
-
-def _short_name(name: str, longest: int = 48) -> str:
+def short_name(name: str, longest: int = 48) -> str:
     """A name without its middle where it is long."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
@@ -483,12 +376,12 @@ def _bits_per_byte_axis(axes: Axes, log: dict[str, np.ndarray]) -> None:
     scale.yaxis.set_major_formatter("{x:g}")
 
 
-def _is_wide(low: float, high: float) -> bool:
+def is_wide(low: float, high: float) -> bool:
     """Whether values span a factor of ten, so that a logarithmic axis shows them better."""
     return 0 < low and high > 9.99 * low  # since 1e-3 / 1e-4 is slightly less than 10
 
 
-def _log_scale(axis: XAxis | YAxis, low: float, high: float, max_labels: int) -> None:
+def log_scale(axis: XAxis | YAxis, low: float, high: float, max_labels: int) -> None:
     """Make an axis logarithmic, and say so in its label; without values above zero, leave it.
 
     Its ends are 1, 2 or 5 times a power of ten, and so are its ticks; only powers of ten where
@@ -509,36 +402,8 @@ def _log_scale(axis: XAxis | YAxis, low: float, high: float, max_labels: int) ->
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": ends})
     axis.set_ticks(ticks)
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(_short)
+    axis.set_major_formatter(short)
     axis.set_label_text(f"{axis.get_label_text()}{separator}(log scale)")
-
-
-def _value_axis(axes: Axes, values: np.ndarray) -> None:
-    """An x-axis for `values`, logarithmic where they span a factor of ten or more.
-
-    Up to 14 different values are the ticks.
-    """
-    different = np.unique(values)
-    wide = len(different) > 1 and _is_wide(different[0], different[-1])
-    if wide and len(different) > 14:
-        _log_scale(axes.xaxis, different[0], different[-1], max_labels=9)
-        return
-    if wide:
-        axes.set(xscale="log", xlabel=f"{axes.get_xlabel()} (log scale)")
-        axes.xaxis.set_minor_locator(NullLocator())
-    if len(different) <= 14:
-        axes.set_xticks(different)
-    axes.xaxis.set_major_formatter(_short)
-
-
-def _category_axis(axis: XAxis | YAxis, categories: Sequence[str]) -> None:
-    """A place for each category, with its name; aslant below an axis where names are long."""
-    names = [_short_name(name, 28) for name in categories]
-    crowded = axis.axis_name == "x" and max(map(len, names), default=0) * len(names) > 70
-    turned: dict[str, Any] = (
-        {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    )
-    axis.set_ticks(range(len(names)), names, **turned)
 
 
 def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
@@ -546,16 +411,16 @@ def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
     last_step = np.nanmax(log["step"], initial=1)
     axes.set_xlim(0, 1.015 * last_step)  # room for a whole mark at the last step
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=TICK_STEPS, integer=True))
-    axes.xaxis.set_major_formatter(_short)
+    axes.xaxis.set_major_formatter(short)
     axes.text(-0.02, -0.075, "steps", ha="right", va="top", transform=axes.transAxes)
-    unit, per_minute = _time_unit(_last(log["minutes"]))
+    unit, per_minute = time_unit(_last(log["minutes"]))
     columns = ("tokens", log["tokens"], -0.3), (unit, log["minutes"] * per_minute, -0.6)
     for name, column, y in columns:
         steps, values = (np.append(0, each) for each in _finite(log["step"], column))
         ticks = np.array(MaxNLocator(8, steps=TICK_STEPS).tick_values(0, values[-1]))
         ticks = ticks[(ticks >= 0) & (ticks <= values[-1])]
         scale = axes.secondary_xaxis(y)
-        scale.set_xticks(np.interp(ticks, values, steps), map(_short, ticks))
+        scale.set_xticks(np.interp(ticks, values, steps), map(short, ticks))
         axes.text(-0.02, y - 0.075, name, ha="right", va="top", transform=axes.transAxes)
 
 
@@ -578,7 +443,7 @@ def _hide_overlapping_labels(figure: Figure) -> None:
                     shown = box
 
 
-def _title_and_legend(axes: Axes, name: str, facts: Sequence[str], columns: int = 2) -> None:
+def title_and_legend(axes: Axes, name: str, facts: Sequence[str], columns: int = 2) -> None:
     """A title, of a name and the facts that are known, and below it the legend."""
     known = ", ".join(filter(None, facts))
     separator = ": " if len(name) + len(known) < 75 else ":\n"
@@ -594,7 +459,7 @@ def _legend_above(axes: Axes, columns: int) -> int:
     return math.ceil(len(handles) / columns)
 
 
-def _short(x: float, _position: float = 0) -> str:
+def short(x: float, _position: float = 0) -> str:
     """A number on an axis: 0.003, 2.5, 850, 50,257, 125K, 3M."""
     if abs(x) >= 100_000:
         return short_count(x)

@@ -88,15 +88,16 @@ def settings_path(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, patience: float = 0) -> Iterator[None]:
     """Be the only command that writes a folder, which need not exist; readers never wait for it.
 
     The lock is a file beside the folder, since a dataset's folder is replaced as a whole. It ends
-    with the process, however that ends. Raises UserError if another process has it.
+    with the process, however that ends. Raises UserError if another process has it, and still has
+    it after `patience` seconds.
     """
     folder = folder.resolve()
     path = folder.with_name(f".{folder.name}.lock")
-    lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
+    lock = filelock.FileLock(path, timeout=patience, fallback_to_soft=False)
     made = [parent for parent in folder.parents if not parent.exists()]  # the deepest first
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

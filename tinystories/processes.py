@@ -1,6 +1,7 @@
 """Processes and signals: torchrun's ranks, how they stop together, scripts that are run."""
 
 import atexit
+import ctypes
 import os
 import re
 import signal
@@ -160,6 +161,23 @@ class StopSignal:
         return fraction
 
 
+def end_with_parent() -> Callable[[], None] | None:
+    """What a child does before it becomes a script, so that SIGTERM ends it if this process dies.
+
+    Linux can do that (prctl, PR_SET_PDEATHSIG); None elsewhere.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def set_signal() -> None:
+        prctl(1, signal.SIGTERM)
+        if os.getppid() != parent:  # it has died already
+            os._exit(1)
+
+    return set_signal
+
+
 class ScriptRunner:
     """Runs one script at a time, and forwards signals to it: train.py saves and ends at them."""
 
@@ -175,13 +193,24 @@ class ScriptRunner:
         if self.process and os.name == "posix":  # on Windows the script gets Ctrl-C itself
             self.process.send_signal(number)
 
-    def run(self, script: str, settings: dict, output: Path, *configs: str) -> str | None:
+    def run(
+        self,
+        script: str,
+        settings: dict,
+        output: Path,
+        *configs: str,
+        is_enough: Callable[[str], bool] = lambda line: False,
+    ) -> str | None:
         """Run a script, and append what it prints to `output`; its last line where it failed.
 
-        If this process is killed, the script ends at its next write (broken pipe).
+        If this process is killed, the script ends: on Linux by SIGTERM, elsewhere at its next
+        write (broken pipe).
+
+        Args:
+            is_enough: is called with each line; where it is true, SIGTERM ends the script.
         """
         options = [f"--{name}={value}" for name, value in settings.items()]
-        last = ""
+        last, ended = "", False
         with open(output, "a", encoding="utf-8", buffering=1) as file:
             self.process = subprocess.Popen(
                 [sys.executable, ROOT / script, *configs, *options],
@@ -190,6 +219,7 @@ class ScriptRunner:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # else a terminal's Ctrl-C would reach it twice
+                preexec_fn=end_with_parent(),
             )
             if self.signal:  # came while it started
                 self.forward_signal(self.signal)
@@ -197,6 +227,9 @@ class ScriptRunner:
                 file.write(line)
                 last = line.strip() or last
                 self.bar.set_postfix_str(" ".join(last.split()))  # of a table, too
+                if not ended and is_enough(line):
+                    ended = True  # a second signal would not let it save
+                    self.process.terminate()
             status = self.process.wait()
         self.process = None
         if status < 0:

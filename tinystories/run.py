@@ -35,6 +35,11 @@ COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
 # Settings that are fixed once a model exists; dropout may change.
 MODEL_SETTINGS = [name for name in vars(GPTConfig()) if name not in ("vocab_size", "dropout")]
 NEWEST = "out/.newest_run"  # holds the path of the run saved last
+OWN_FILES = {  # what commands write into a run's folder, exports apart
+    *("ckpt.pt", "best.pt", "settings.json", "config.json", *VOCABULARY),
+    *("log.csv", "samples.txt", "loss.png", "wandb", "output.txt", "result.json"),
+    *("evaluation.json", "evaluation_stories.jsonl", "judgements.jsonl"),
+}
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
 
 
@@ -229,7 +234,7 @@ def check_own_folder(folder: Path) -> None:
     A run writes its settings.json first, so one that was killed before its first save has it.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    names = [name for name in names if name != "output.txt"]  # which sweep.py has begun
+    names = [name for name in names if name not in ("output.txt", ".sweep.lock")]  # of sweep.py
     if not names or "ckpt.pt" in names:
         return
     with contextlib.suppress(FileNotFoundError, UserError):
