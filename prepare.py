@@ -211,7 +211,9 @@ def write_stories(s: Settings, source: Source, folder: Path) -> tuple[dict, dict
                 if split == "train" and num_kept == s.max_stories:
                     break
         if not num_kept:
-            raise UserError(f"{source.origin}: no {split} story is left; see --clean")
+            why = [RULES[rule] for rule, _ in counts.most_common() if "dropped" in RULES[rule]]
+            most = f" (most of them: {why[0]})" if why else ""
+            raise UserError(f"{source.origin}: no {split} story is left; see --clean{most}")
         applied[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
         kept[split] = num_kept
     return applied, kept
