@@ -22,7 +22,7 @@ from configurator import UserError
 from model import LanguageModel
 from tinystories.dataset import Dataset, dataset_folder, open_dataset
 from tinystories.device import Hardware
-from tinystories.files import settings_path, sha256_of
+from tinystories.files import LARGEST, settings_path, sha256_of
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
 from tinystories.loss import Loss, loss_per_text
@@ -154,11 +154,14 @@ def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     Raises UserError if the file cannot be read, or has no lines; `what` says what they hold.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(LARGEST)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text") from None
+    if len(text) == LARGEST:  # a device has no end
+        raise UserError(f"{path} has more than {LARGEST:,} characters")
     lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} contains no {what}")
