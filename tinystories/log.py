@@ -15,7 +15,7 @@ from tinystories.dataset import Dataset, WindowSampler
 from tinystories.device import Hardware
 from tinystories.optim import Optimizer
 from tinystories.processes import RANK, WORLD_SIZE, print_rank0
-from tinystories.run import open_run_folder
+from tinystories.run import open_run_folder, run_folder
 from tinystories.terminal import counted, duration, short_count
 from tinystories.tokenizer import Tokenizer
 
@@ -79,8 +79,6 @@ class RunLog:
     def __init__(self, folder: Path, sizes: dict[str, int] | None = None, wandb=None):
         """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
 
-        Raises UserError if a file is shorter than it was.
-
         Args:
             wandb: a run that `open_wandb` opened, which gets the same rows.
         """
@@ -89,11 +87,6 @@ class RunLog:
         self.lines = LINES  # printed since the header
         self.files = {name: open(folder / name, "ab") for name in FILES}
         for name, file in self.files.items():
-            if sizes and file.tell() < sizes[name]:
-                raise UserError(
-                    f"{folder / name} is missing or has lost its end; copy it from a backup, or "
-                    f"train on in a new run: --init_from={folder}"
-                )
             file.truncate(sizes[name] if sizes else 0)
             file.seek(0, os.SEEK_END)
         if self.files["log.csv"].tell() == 0:
@@ -185,13 +178,27 @@ def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
         s, state: train.py's Settings and TrainState.
         saved: the checkpoint that the run starts from.
     """
+    sizes = saved["log_sizes"] if saved and s.init_from == "resume" else None
+    if sizes:
+        check_logs(run_folder(s.out_dir), sizes)
     folder = open_run_folder(s, tokenizer)
     wandb = open_wandb(s, folder, state.wandb_id) if s.wandb_log else None
     if wandb:
         state.wandb_id = wandb.id
-    log = RunLog(folder, saved["log_sizes"] if saved and s.init_from == "resume" else None, wandb)
+    log = RunLog(folder, sizes, wandb)
     log.last_line = (state.windows, state.seconds)
     return log
+
+
+def check_logs(folder: Path, sizes: dict[str, int]) -> None:
+    """Raises UserError if a log file is shorter than `sizes` says, or no file at all."""
+    for name in FILES:
+        path = folder / name
+        if not path.is_file() or path.stat().st_size < sizes[name]:
+            raise UserError(
+                f"{path} is missing or has lost its end; copy it from a backup, or "
+                f"train on in a new run: --init_from={folder}"
+            )
 
 
 def open_wandb(s, folder: Path, run_id: str | None):

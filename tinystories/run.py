@@ -35,6 +35,7 @@ COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
 # Settings that are fixed once a model exists; dropout may change.
 MODEL_SETTINGS = [name for name in vars(GPTConfig()) if name not in ("vocab_size", "dropout")]
 NEWEST = "out/.newest_run"  # holds the path of the run saved last
+WRITTEN = ("ckpt.pt", "best.pt", "settings.json", VOCABULARY[0], "loss.png")  # atomically
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
 
 
@@ -229,7 +230,8 @@ def check_own_folder(folder: Path) -> None:
     A run writes its settings.json first, so one that was killed before its first save has it.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    names = [name for name in names if name != "output.txt"]  # which sweep.py has begun
+    begun = ("output.txt", "settings.json.tmp")  # by sweep.py, and by a run that was killed
+    names = [name for name in names if name not in begun]
     if not names or "ckpt.pt" in names:
         return
     with contextlib.suppress(FileNotFoundError, UserError):
@@ -249,6 +251,11 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
         )
     saved_settings = check(settings_type, read_config(folder), f"{settings_path(folder)}: ")
     settings = settings_type(**saved_settings | overrides)
+    if not (folder / "ckpt.pt").exists():
+        raise UserError(
+            f"{folder} has no ckpt.pt: the run ended before it was saved; start it again, without "
+            "--init_from=resume"
+        )
     saved = load_checkpoint(folder / "ckpt.pt")
     if "optimizer" not in saved:
         raise UserError(
@@ -283,6 +290,8 @@ def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
     """Make the run folder with its settings and tokenizer; a new run starts without checkpoints."""
     folder = run_folder(settings.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:  # by a process that was killed
+        (folder / f"{name}.tmp").unlink(missing_ok=True)
     if settings.init_from != "resume":
         for name in ("ckpt.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
