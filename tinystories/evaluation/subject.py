@@ -22,7 +22,7 @@ from configurator import UserError
 from model import LanguageModel
 from tinystories.dataset import Dataset, dataset_folder, open_dataset
 from tinystories.device import Hardware
-from tinystories.files import LARGEST, settings_path, sha256_of
+from tinystories.files import settings_path, sha256_of
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
 from tinystories.loss import Loss, loss_per_text
@@ -30,6 +30,7 @@ from tinystories.run import find_checkpoint, load_model, read_config, run_folder
 from tinystories.terminal import progress
 from tinystories.tokenizer import Tokenizer
 
+MAX_CHARS = 10_000_000  # of a file of lines
 TEXTS_AT_ONCE = 512  # between two steps of the progress bar
 
 
@@ -155,13 +156,13 @@ def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            text = file.read(LARGEST)
+            text = file.read(MAX_CHARS)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text") from None
-    if len(text) == LARGEST:  # a device has no end
-        raise UserError(f"{path} has more than {LARGEST:,} characters")
+    if len(text) == MAX_CHARS:  # a device has no end
+        raise UserError(f"{path} has {MAX_CHARS:,} characters or more")
     lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} contains no {what}")
