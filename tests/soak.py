@@ -10,6 +10,7 @@ ends in one line with status 2, or does what it should, and soon.
 """
 
 import collections
+import os
 import random
 import shutil
 import signal
@@ -44,6 +45,8 @@ command_line = configure(Settings)
 def main(s: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # which a background job ignores
         signal.signal(number, signal.default_int_handler)
+    # Python's own note about semaphores that a killed process did not close.
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     parts = {name: import_module(f"soak_{name}") for name in PARTS if s.part in ("all", name)}
     first = random.SystemRandom().randrange(10**9) if s.first_seed is None else s.first_seed
     counts, spent, failures = collections.Counter(), dict.fromkeys(parts, 0.0), []
