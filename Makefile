@@ -1,12 +1,13 @@
 # make story   a model that generates stories, in minutes, on any machine
 # make check   lint, format, types and the quick tests, in less than a minute
 # make test    the whole test suite
+# make soak    random kills, damage and odd input, for 20 minutes
 
 PYTHON ?= python3
 RUN = .venv/bin/python
 PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
-.PHONY: story check test lint install
+.PHONY: story check test soak lint install
 
 story: install
 	$(RUN) prepare.py --source=storybook --tokenizer=bpe --vocab_size=1024
@@ -18,6 +19,9 @@ check: lint
 
 test: lint
 	$(PYTEST)
+
+soak: .venv/installed-dev
+	$(RUN) tests/soak.py
 
 lint: .venv/installed-dev
 	$(RUN) -m ruff check .

@@ -19,6 +19,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import tomllib
@@ -34,8 +35,12 @@ from tinystories.ranges import allowed_range
 ROOT = Path(__file__).resolve().parent  # of data/, out/ and config/
 EXPECTED_ERRNOS = {  # no room, no permission, something else in place of a file: not our bugs
     getattr(errno, name, errno.ENOSPC)  # not every system has a quota
-    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EISDIR ELOOP ENAMETOOLONG".split()
+    for name in (
+        "ENOSPC EDQUOT EFBIG EMFILE ENFILE ENOMEM EIO "
+        "EACCES EPERM EROFS ENOTDIR EISDIR ELOOP ENAMETOOLONG"
+    ).split()
 }
+LONGEST = 1000  # characters of an error message
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -96,7 +101,18 @@ def configure(settings: type) -> typing.Any:
     """
     if settings.__module__ != "__main__":
         return None
-    return start(parse, settings, sys.argv[1:])
+    reopen_streams()
+    parsed = start(parse, settings, sys.argv[1:])
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the slow imports without a traceback
+    return parsed
+
+
+def reopen_streams() -> None:
+    """Open standard streams that are closed, so that the next file does not get their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 def start(main: Callable, *arguments):
@@ -105,20 +121,48 @@ def start(main: Callable, *arguments):
         if isinstance(stream, io.TextIOWrapper):  # not closed
             errors = "replace" if stream is sys.stdin else "backslashreplace"  # paths are any bytes
             stream.reconfigure(encoding="utf-8", errors=errors, line_buffering=True)
-    name = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # by configure
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return main(*arguments)
     except BrokenPipeError:  # the reader of our output has gone, as in `sample.py | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(141)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in EXPECTED_ERRNOS:
             raise
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(str(error))
+    except MemoryError as error:
+        refuse(f"out of memory: {error}".removesuffix(": "))
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted", file=sys.stderr)
+        print(f"\n{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def one_line(text: str) -> str:
+    """A message with line breaks and the like, which paths may have, written as in Python; the
+    middle of a very long one is left out.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]}... ({len(text):,} characters) ...{text[-LONGEST // 4 :]}"
+
+
+def refuse(reason: str) -> typing.NoReturn:
+    """End the program with status 2 and one line that says why."""
+    with contextlib.suppress(OSError):  # standard error is full
+        print(f"{Path(sys.argv[0]).name}: {one_line(reason)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # standard output is full; Python would try, and complain, once more
+        drop_output()
+    sys.exit(2)
+
+
+def drop_output() -> None:
+    """Send what standard output still holds nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(settings: type, argv: list[str]) -> CommandLine:

@@ -195,6 +195,10 @@ def check_plot(s: Settings, plot: Path) -> None:
     existing = next(folder for folder in plot.parents if folder.exists())
     if s.compare and (plot.is_dir() or not existing.is_dir()):
         raise UserError(f"plot={s.plot}: no file can be written there")
+    if s.compare and plot.exists():
+        from tinystories import figures
+
+        figures.check_replaceable(plot)
 
 
 def plot_losses(s: Settings, names: list[str], plot: Path) -> None:

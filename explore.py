@@ -41,7 +41,7 @@ command_line = configure(Settings)  # answers --help and mistakes before the slo
 import numpy as np
 
 from tinystories import dataset, figures
-from tinystories.files import short_path
+from tinystories.files import atomic_write, read_whole, short_path
 from tinystories.stories.cleaning import RULES
 from tinystories.terminal import (
     command_text,
@@ -57,6 +57,7 @@ from tinystories.tokenizer import Tokenizer, train_bpe
 MAX_STORIES_PER_WINDOW = 4  # the last group has this many or more
 NUM_VAL_STORIES = 5000  # validation stories that are encoded with each vocabulary
 VOCAB_SIZES = (257, 512, 1024, 2048, 4096, 8192, 16_384)
+LENGTHS = "Length of training stories"  # a title, in each summary
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters, with apostrophes and hyphens inside
 # A capitalized word after a lower-case letter or a comma, and a space.
 CAPITALIZED_INSIDE = re.compile(r"(?<=[a-zß-öø-ÿ,] )[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]+")
@@ -265,7 +266,7 @@ def token_tables(stats: DatasetStats) -> Iterator[str]:
         for unit, values in (("words", stats.sample.lengths), ("tokens", train.lengths))
     ]
     columns = ["", "shortest", "5 %", "median", "95 %", "longest"]
-    yield table("Length of training stories", columns, *rows)
+    yield table(LENGTHS, columns, *rows)
     covered = coverage(train.counts)
     rows = [[np.searchsorted(covered, x / 100) + 1, x] for x in (50.0, 90.0, 99.0, 99.9, 100.0)]
     title = f"Most frequent ids, of {tokenizer.vocab_size:,} in the vocabulary"
@@ -328,13 +329,22 @@ def plot_page(stats: DatasetStats, path: Path) -> None:
             figures.bars(axes, title, unit, dict(list(rates.items())[:count]), "{:.1f}")
 
 
+def check_replaceable(path: Path) -> None:
+    """Raises UserError if the page or its text would replace a file that is none."""
+    figures.check_replaceable(path)
+    text = path.with_suffix(".txt")
+    if text.exists() and LENGTHS.encode() not in read_whole(text):
+        raise UserError(f"{text} is no summary of explore.py; name another --plot")
+
+
 def main(s: Settings) -> None:
     start_time = time.perf_counter()
+    path = Path(s.plot) if s.plot else dataset.dataset_folder(s.dataset) / "explore.png"
+    check_replaceable(path)
     stats = compute_stats(s)
     text = summary(stats)
     print(text)
-    path = Path(s.plot) if s.plot else dataset.dataset_folder(s.dataset) / "explore.png"
-    path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+    atomic_write(path.with_suffix(".txt"), text.encode(errors="replace") + b"\n")
     plot_page(stats, path)
     took = time_taken(time.perf_counter() - start_time)
     where = short_path(path.with_suffix(""))

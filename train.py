@@ -362,6 +362,8 @@ def train(r: Run) -> None:
     r.saved_at = time.perf_counter()
     if state.step >= s.max_iters or state.seconds >= time_limit:
         print_rank0("nothing left to train: raise --max_iters or --max_minutes to go on")
+        if RANK == 0:
+            r.log.plot(r.raw_model.count_parameters())  # what was killed may not have come to it
     with log.training_bar(s, state) as bar:
         while True:
             time_used = r.stop.sync(state.seconds / time_limit)
@@ -408,7 +410,7 @@ def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
     try:
         with device.out_of_memory(
             f"lower batch_size (now {s.batch_size}), and raise gradient_accumulation_steps by the "
-            "same factor to keep the step the same"
+            "same factor to keep the step the same; or n_layer and n_embd, for a smaller model"
         ):
             r = set_up(s, docs, saved)
             if s.eval_only:

@@ -14,7 +14,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test takes two, t
 
 ROOT = Path(__file__).resolve().parent.parent
 NEWEST = ROOT / "out" / ".newest_run"
-LONGEST = ("test_bench", "test_real_stories", "test_resume", "test_sweep", "test_train")
+LONGEST = (
+    "test_bench",
+    "test_real_stories",
+    "test_resume",
+    "test_soak",
+    "test_sweep",
+    "test_train",
+)
 SMALL = (
     "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
     "--gradient_accumulation_steps=2 --eval_interval=5 --eval_tokens=2000 --log_interval=1 "

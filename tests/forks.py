@@ -25,18 +25,23 @@ SERVER.set_forkserver_preload(["torch", "tqdm", *LAZY, *PLOTS])
 
 
 class ForkedCommand:
-    """A running command; what is used of subprocess.Popen is here under the same names."""
+    """A running command; what is used of subprocess.Popen is here under the same names.
 
-    def __init__(self, script: str, *args, cwd=None, env: dict | None = None):
+    `setup`, which must be a function of a module, is called in the process before the script is.
+    """
+
+    def __init__(self, script: str, *args, cwd=None, env=None, setup=None):
         ends = [os.pipe() for _ in range(2)]
         writers = [Connection(writer, readable=False) for _, writer in ends]
-        environment = os.environ | (env or {})
-        values = (str(ROOT / script), [*map(str, args)], cwd or os.getcwd(), environment)
+        environment = dict(os.environ if env is None else env)
+        words = [str(ROOT / script), *map(str, args)]
+        values = (words, cwd or os.getcwd(), environment, setup)
         self._process = SERVER.Process(target=_run, args=(*values, *writers), daemon=True)
         self._process.start()
         for writer in writers:
             writer.close()  # else reading would not end with the process
-        self.stdout, self.stderr = (open(reader, encoding="utf-8") for reader, _ in ends)
+        options = {"encoding": "utf-8", "errors": "backslashreplace"}
+        self.stdout, self.stderr = (open(reader, **options) for reader, _ in ends)
         self.pid = self._process.pid
 
     @property
@@ -76,15 +81,16 @@ def train_on_two(*args) -> None:
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    processes = [ForkedCommand("train.py", *args, env=rank) for rank in ranks]
+    processes = [ForkedCommand("train.py", *args, env=os.environ | rank) for rank in ranks]
     for process in processes:
         out, err = process.communicate(120)
         assert process.returncode == 0, out + err
 
 
-def _run(script: str, args: list[str], cwd, environment: dict, stdout, stderr) -> None:
-    """In the forked process: become `python script args`."""
+def _run(words: list[str], cwd, environment: dict, setup, stdout, stderr) -> None:
+    """In the forked process: become `python script args`, the `words`."""
     os.setsid()  # a Ctrl-C of its own, as in a terminal
+    multiprocessing.current_process().daemon = False  # it may have children
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -94,10 +100,12 @@ def _run(script: str, args: list[str], cwd, environment: dict, stdout, stderr) -
     threads = environment.get("OMP_NUM_THREADS")  # OpenMP read it when torch was imported
     if threads:
         sys.modules["torch"].set_num_threads(int(threads))
-    sys.stdin = open(os.devnull, encoding="utf-8")
+    stdin = sys.stdin = open(os.devnull, encoding="utf-8")
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.argv = [script, *args]
+    sys.argv = words
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT))]
-    with contextlib.closing(sys.stdin):
-        runpy.run_path(script, run_name="__main__")
+    if setup:
+        setup()
+    with contextlib.closing(stdin):
+        runpy.run_path(words[0], run_name="__main__")

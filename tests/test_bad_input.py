@@ -135,13 +135,15 @@ DAMAGE = {
     "a list": "[]",
     "nothing in it": "{}",
     "another format": '{"format": 99}',
+    "rules without counts": None,
     "null": "null",
 }
 
 
 @pytest.mark.parametrize("text", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_manifest_is_named(copied, training, text):
-    (copied / "meta.json").write_text(text)
+    meta = json.loads((copied / "meta.json").read_text()) | {"cleaning": {"train": 7, "val": {}}}
+    (copied / "meta.json").write_text(text if text is not None else json.dumps(meta))
     assert f"{copied / 'meta.json'} is damaged or not of this version" in training(copied)
 
 
@@ -278,6 +280,17 @@ def test_nothing_to_resume_is_said(tmp_path):
     )
 
 
+def test_a_run_that_ended_before_its_first_save_is_started_again(trained):
+    (trained / "ckpt.pt").unlink()
+    assert resumed(trained).endswith("start it again, without --init_from=resume")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "samples.txt"])
+def test_a_resume_that_is_refused_for_its_logs_changes_nothing(trained, name):
+    (trained / name).write_text("")
+    assert "has lost its end" in resumed(trained, "--learning_rate=0.5", "--max_iters=11")
+
+
 def test_resuming_from_a_truncated_checkpoint_is_refused(trained):
     path = trained / "ckpt.pt"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -412,7 +425,9 @@ def test_a_file_without_stories_is_refused(preparing, text):
 def test_stories_of_which_cleaning_leaves_none_are_refused(preparing):
     text = b"\n<|endoftext|>\n".join(b"too short %d" % count for count in range(200))
     line = preparing(text, "--tokenizer=bpe", "--val_fraction=0.2")
-    assert "no train story is left; see --clean" in line
+    assert line.endswith(
+        "no train story is left; see --clean (most of them: dropped, too short for a story)"
+    )
 
 
 def test_too_few_stories_for_validation_are_refused(preparing):

@@ -4,10 +4,12 @@ python toy.py        what the commands of the repo do with theirs, in small
 """
 
 import dataclasses
+import errno
 import importlib
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from conftest import ROOT, complaint
 
 import prepare
 import train
-from configurator import RangedSettings, UserError, help_text, parse
+from configurator import RangedSettings, UserError, help_text, parse, start
 from tinystories.dataset import dataset_folder
 from tinystories.ranges import Count, FractionBelow1, Name, allowed_range
 from tinystories.run import run_folder
@@ -488,6 +490,48 @@ def test_a_command_works_where_standard_input_is_closed():
     shell = f'"{sys.executable}" "{ROOT / "train.py"}" --sed=1 <&-'
     done = subprocess.run(shell, shell=True, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes standard output in a POSIX shell")
+def test_files_do_not_get_the_number_of_a_closed_standard_stream():
+    code = "reopen_streams(); print(1); print([os.open(os.devnull, 0), sys.stdin], file=sys.stderr)"
+    code = f"import os, sys; from configurator import reopen_streams; {code}"
+    shell = f'"{sys.executable}" -c "{code}" >&-'
+    done = subprocess.run(shell, shell=True, capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0 and int(done.stderr[1]) > 2, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_in_the_slow_imports_ends_without_a_traceback(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import os, signal\nfrom dataclasses import dataclass\nimport configurator\n"
+        "@dataclass\nclass Settings(configurator.RangedSettings):\n    seed: int = 1\n"
+        "configurator.configure(Settings)\nos.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("no a\nb\u2028c.txt"), r"no a\nb\u2028c.txt"),
+        (UserError(f"no {'x' * 5000}; make it"), f"no {'x' * 497}... (5,012 characters) ...{{}}"),
+        (OSError(errno.EMFILE, "Too many open files"), "[Errno 24] Too many open files"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_every_refusal_is_one_short_line(error, line, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        start(main)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.split(": ", 1)[1]
+    assert said == line.format("x" * 241 + "; make it") + "\n"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("config/*.py")))

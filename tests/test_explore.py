@@ -299,3 +299,16 @@ def test_help_and_mistakes_need_no_slow_import():
     assert not {"matplotlib", "numpy", "tiktoken"} & {
         line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()
     }
+
+
+@pytest.mark.parametrize("name", ["notes.png", "notes.txt"])
+def test_a_page_replaces_only_an_earlier_page(tiny, tmp_path, name):
+    (tmp_path / name).write_text("Dear diary")
+    settings = Settings(dataset=str(tiny), plot=str(tmp_path / "notes.png"))
+    with pytest.raises(UserError, match=rf"{name} is no .*; name another --plot"):
+        explore.main(settings)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        explore.main(settings)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.png", "notes.txt"}

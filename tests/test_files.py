@@ -1,9 +1,19 @@
 """Files that are written whole, and read only when they are what they should be."""
 
+import os
+
 import pytest
 
 from configurator import UserError
-from tinystories.files import atomic_write, read_json, replace_folder, sha256_of, write_json
+from tinystories.files import (
+    LARGEST,
+    atomic_write,
+    read_json,
+    read_whole,
+    replace_folder,
+    sha256_of,
+    write_json,
+)
 
 
 def test_a_folder_takes_its_place_whole(tmp_path):
@@ -50,3 +60,19 @@ def test_the_checksum_of_several_files_is_that_of_their_bytes_in_a_row(tmp_path)
     for name, data in (("a", b"12"), ("b", b"3"), ("c", b"123")):
         (tmp_path / name).write_bytes(data)
     assert sha256_of(tmp_path / "a", tmp_path / "b") == sha256_of(tmp_path / "c")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "loop", "endless"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, kind):
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "endless":
+        path.touch()
+        os.truncate(path, LARGEST + 1)
+    else:
+        path.symlink_to("a" if kind == "loop" else "/dev/zero")
+    with pytest.raises(UserError, match=rf"cannot read {path}: "):
+        read_whole(path)

@@ -244,3 +244,14 @@ def test_best_pt_is_written_anew_where_it_is_missing_or_damaged(run, tmp_path, d
     assert "the next evaluation writes a new one" in done.stdout
     state = load_checkpoint(folder / "ckpt.pt")["progress"]
     assert load_checkpoint(best)["val_loss"] == state["best_val"]
+
+
+def test_what_a_killed_run_left_is_removed_and_its_plot_is_drawn(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    for name in ("loss.png.tmp", "ckpt.pt.tmp"):
+        (folder / name).write_bytes(b"half")
+    (folder / "loss.png").unlink()
+    done = forked("train.py", "--init_from=resume", f"--out_dir={folder}")
+    assert "nothing left to train" in done.stdout
+    assert (folder / "loss.png").exists()
+    assert not list(folder.glob("*.tmp"))

@@ -390,3 +390,33 @@ def test_a_path_of_an_unknown_user_is_a_missing_file():
 def test_a_cell_that_is_no_text_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl", lines_of(STORIES) + '{"text": ["a", "b"]}\n')
     assert "a.jsonl, line 4: a story is text" in mistake(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_story_as_long_as_a_book_is_refused_in_every_format(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "MAX_CHARS", 10_000)
+    stories, path = [*STORIES, FOX * 1000, *STORIES], tmp_path / name
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": stories}), path)
+    elif name == "a.csv":
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([["text"], *([story] for story in stories)])
+    else:
+        texts = {".txt": "<|endoftext|>".join(stories), ".jsonl": lines_of(stories)}
+        write(path, texts.get(path.suffix, json.dumps(stories)))
+    assert str(path) in mistake(str(path), val_source=str(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_parquet_is_read_without_threads_that_could_abort_the_process_at_its_end(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": STORIES}), tmp_path / "a.parquet")
+    code = f"""
+import os, pathlib, pyarrow.parquet
+from tinystories.stories import files
+print(len(os.listdir("/proc/self/task")))
+next(files.read_texts([pathlib.Path({str(tmp_path / "a.parquet")!r})], files.Options()))
+print(len(os.listdir("/proc/self/task")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, text=True)
+    before, after = done.stdout.split()
+    assert before == after

@@ -13,7 +13,7 @@ from forks import ForkedCommand
 from configurator import UserError
 from tinystories.dataset import dataset_folder
 from tinystories.files import only_writer
-from tinystories.run import load_checkpoint
+from tinystories.run import check_own_folder, load_checkpoint
 
 PREPARE = ("prepare.py", "--source=storybook", "--tokenizer=bpe", "--vocab_size=300")
 
@@ -169,6 +169,11 @@ def test_a_run_that_was_killed_before_its_first_save_can_be_started_again(datase
     process.communicate()
     forked("train.py", *options, "--overwrite")
     assert load_checkpoint(tmp_path / "run" / "ckpt.pt")["progress"]["step"] == 1
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_file_can_be_started_again(tmp_path):
+    (tmp_path / "settings.json.tmp").write_text('{"out_')
+    check_own_folder(tmp_path)
 
 
 def test_prepare_does_not_delete_what_is_not_its_own(dataset, tmp_path):

@@ -96,6 +96,8 @@ def read_meta(folder: Path) -> dict | None:
         counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS[:3]]
         hashes = [meta["splits"][split]["sha256"] for split in SPLITS]
         numbers = [*counts, meta["tokenizer"]["vocab_size"]]
+        for rules in meta.get("cleaning", {}).values():
+            numbers += rules.values()
         return (
             meta["format"] == FORMAT
             and isinstance(meta["settings"], dict)

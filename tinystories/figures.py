@@ -1,11 +1,11 @@
 """Plots of logs and datasets, as PNG files that are readable on a page 900 pixels wide."""
 
+import contextlib
 import csv
 import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from configurator import UserError
-from tinystories.files import atomic_write, read_json, settings_path
+from tinystories.files import atomic_write, read_json, read_whole, settings_path
 from tinystories.terminal import distinct_names, short_count
 
 STYLE = Path(__file__).with_name("plots.mplstyle")
@@ -155,7 +155,16 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
         figure.legend(lines, labels, loc="outside lower left", ncols=columns)
 
 
-@contextmanager
+def check_replaceable(path: Path) -> None:
+    """Raises UserError if a file has this name and is no plot, which a plot would replace."""
+    if not path.exists():
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if b"Matplotlib" not in read_whole(path)[:1000]:  # which it writes into each PNG
+            raise UserError(f"{path} is no plot of this project; name another --plot")
+
+
+@contextlib.contextmanager
 def saved_figure(path: Path, height: float) -> Iterator[Figure]:
     """A figure to fill, `height` inches high; written atomically to `path` as PNG at the end."""
     png = io.BytesIO()
@@ -252,7 +261,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     the last logged step they grow at the mean pace. Raises UserError where there is no such file.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        lines = read_whole(path).decode(errors="replace").splitlines(keepends=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}; {path.parent} is no run folder") from None
     complete = (line for line in lines if line.endswith("\n"))  # a run may be writing the last one

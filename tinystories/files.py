@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 import filelock
 
 from configurator import ROOT, UserError
+
+LARGEST = 2**28  # bytes that are read at once
 
 
 def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
@@ -50,6 +53,25 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, text.encode(errors="replace"))
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a file that a command wrote, other than a checkpoint or token ids.
+
+    Raises UserError for what cannot be read or is none of these: a FIFO would be waited for, and a
+    device has no end. FileNotFoundError where there is nothing.
+    """
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise UserError(f"cannot read {path}: it is not a file")
+        if state.st_size > LARGEST:
+            raise UserError(f"cannot read {path}: it has {state.st_size:,} bytes")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
 def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> dict:
     """Read a JSON object.
 
@@ -61,16 +83,11 @@ def read_json(path: Path, is_valid: Callable[[dict], object], advice: str) -> di
     Raises UserError for a file that cannot be read, is not JSON, or has another shape, and
     FileNotFoundError where there is none.
     """
-    if path.exists() and not path.is_file():  # a FIFO would wait for ever
-        raise UserError(f"cannot read {path}: it is not a file")
+    data = read_whole(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(data.decode())
         if isinstance(value, dict) and is_valid(value):
             return value
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"{path} is damaged or not of this version; {advice}")

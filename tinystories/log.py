@@ -15,7 +15,7 @@ from tinystories.dataset import Dataset, WindowSampler
 from tinystories.device import Hardware
 from tinystories.optim import Optimizer
 from tinystories.processes import RANK, WORLD_SIZE, print_rank0
-from tinystories.run import open_run_folder
+from tinystories.run import open_run_folder, run_folder
 from tinystories.terminal import counted, duration, short_count
 from tinystories.tokenizer import Tokenizer
 from tinystories.trackers import Trackers, open_trackers
@@ -80,20 +80,12 @@ class RunLog:
     trackers: Trackers | None = None  # which get the rows of log.csv, too
 
     def __init__(self, folder: Path, sizes: dict[str, int] | None = None):
-        """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
-
-        Raises UserError if a file is shorter than it was.
-        """
+        """Open the files of a new run or, given `sizes` in bytes, of one that resumes."""
         self.folder = folder
         self.last_line = (0, 0.0)  # windows and seconds of training at the last line of the table
         self.lines = LINES  # printed since the header
         self.files = {name: open(folder / name, "ab") for name in FILES}
         for name, file in self.files.items():
-            if sizes and file.tell() < sizes[name]:
-                raise UserError(
-                    f"{folder / name} is missing or has lost its end; copy it from a backup, or "
-                    f"train on in a new run: --init_from={folder}"
-                )
             file.truncate(sizes[name] if sizes else 0)
             file.seek(0, os.SEEK_END)
         if self.files["log.csv"].tell() == 0:
@@ -184,13 +176,27 @@ def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
         s, state: train.py's Settings and TrainState.
         saved: the checkpoint that the run starts from.
     """
+    sizes = saved["log_sizes"] if saved and s.init_from == "resume" else None
+    if sizes:
+        check_logs(run_folder(s.out_dir), sizes)
     folder = open_run_folder(s, tokenizer)
     if s.log_to and not state.wandb_id:
         state.wandb_id = secrets.token_hex(4)
-    log = RunLog(folder, saved["log_sizes"] if saved and s.init_from == "resume" else None)
+    log = RunLog(folder, sizes)
     log.trackers = Trackers(open_trackers(s, folder, state.wandb_id), folder / "log.csv", state)
     log.last_line = (state.windows, state.seconds)
     return log
+
+
+def check_logs(folder: Path, sizes: dict[str, int]) -> None:
+    """Raises UserError if a log file is shorter than `sizes` says, or no file at all."""
+    for name in FILES:
+        path = folder / name
+        if not path.is_file() or path.stat().st_size < sizes[name]:
+            raise UserError(
+                f"{path} is missing or has lost its end; copy it from a backup, or "
+                f"train on in a new run: --init_from={folder}"
+            )
 
 
 def seconds_left(s, state) -> float:

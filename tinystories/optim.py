@@ -195,7 +195,8 @@ class Optimizer:
         if ("muon" in saved) != ("muon" in self.parts):
             trained_with = "muon" if "muon" in saved else "adamw"
             raise UserError(f"the run was trained with optimizer={trained_with}; it keeps it")
-        own = [{k: v for k, v in group.items() if k != "params"} for group in self.groups]
+        kept = ("params", "lr")  # of these, lr is set anew at every step
+        own = [{k: v for k, v in group.items() if k not in kept} for group in self.groups]
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         for group, options in zip(self.groups, own, strict=True):

@@ -40,6 +40,7 @@ OWN_FILES = {  # what commands write into a run's folder, exports apart
     *("log.csv", "samples.txt", "loss.png", "wandb", "output.txt", "result.json"),
     *("evaluation.json", "evaluation_stories.jsonl", "judgements.jsonl"),
 }
+WRITTEN = ("ckpt.pt", "best.pt", "settings.json", VOCABULARY[0], "loss.png")  # atomically
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
 
 
@@ -234,7 +235,9 @@ def check_own_folder(folder: Path) -> None:
     A run writes its settings.json first, so one that was killed before its first save has it.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    names = [name for name in names if name not in ("output.txt", ".sweep.lock")]  # of sweep.py
+    # Begun by sweep.py, and by a run that was killed.
+    begun = ("output.txt", ".sweep.lock", "settings.json.tmp")
+    names = [name for name in names if name not in begun]
     if not names or "ckpt.pt" in names:
         return
     with contextlib.suppress(FileNotFoundError, UserError):
@@ -255,6 +258,11 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
     saved_settings = check(settings_type, read_config(folder), f"{settings_path(folder)}: ")
     saved_settings, _ = settings_type.foreign.translate(settings_type, saved_settings, [])
     settings = settings_type(**saved_settings | overrides)
+    if not (folder / "ckpt.pt").exists():
+        raise UserError(
+            f"{folder} has no ckpt.pt: the run ended before it was saved; start it again, without "
+            "--init_from=resume"
+        )
     saved = load_checkpoint(folder / "ckpt.pt")
     if "optimizer" not in saved:
         raise UserError(
@@ -289,6 +297,8 @@ def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
     """Make the run folder with its settings and tokenizer; a new run starts without checkpoints."""
     folder = run_folder(settings.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:  # by a process that was killed
+        (folder / f"{name}.tmp").unlink(missing_ok=True)
     if settings.init_from != "resume":
         for name in ("ckpt.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)

@@ -36,7 +36,7 @@ import tiktoken
 import tiktoken.load
 
 from configurator import UserError
-from tinystories.files import atomic_write, checksum
+from tinystories.files import atomic_write, checksum, read_whole
 
 BPE_KINDS = ("gpt2", "bpe")
 END_OF_TEXT = "<|endoftext|>"  # name of the id that follows each story; text never encodes to it
@@ -189,7 +189,7 @@ class Tokenizer:
         """Read what save() wrote; raises UserError for a file that is missing or damaged."""
         expected = {"format_version", "kind", "fingerprint", "pattern", "end_of_text", "ranks"}
         try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            stored = json.loads(read_whole(Path(path)).decode())
             if not isinstance(stored, dict) or expected - stored.keys():
                 raise ValueError("not written by this project")
             if stored["format_version"] != FORMAT_VERSION:
@@ -270,7 +270,7 @@ def read_meta_pkl(path: Path) -> CharTokenizer:
     Raises UserError for a file that holds anything but a vocabulary of characters.
     """
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
         for operation, argument, _ in pickletools.genops(data):
             if "PUT" in operation.name and int(argument or 0) > len(data):
                 raise ValueError("it would fill the memory")

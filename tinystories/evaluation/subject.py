@@ -30,6 +30,7 @@ from tinystories.run import find_checkpoint, load_model, read_config, run_folder
 from tinystories.terminal import progress
 from tinystories.tokenizer import Tokenizer
 
+MAX_CHARS = 10_000_000  # of a file of lines
 TEXTS_AT_ONCE = 512  # between two steps of the progress bar
 
 
@@ -154,11 +155,14 @@ def numbered_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     Raises UserError if the file cannot be read, or has no lines; `what` says what they hold.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(MAX_CHARS)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text") from None
+    if len(text) == MAX_CHARS:  # a device has no end
+        raise UserError(f"{path} has {MAX_CHARS:,} characters or more")
     lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} contains no {what}")

@@ -150,7 +150,10 @@ def read_texts(paths: Iterable[Path], options: Options) -> Iterator[str]:
                 f"cannot read stories from {path}; the known extensions are {known}; "
                 "with --separator other files are read as text"
             )
-        yield from READERS.get(extension, _text_file)(path, options)
+        for text in READERS.get(extension, _text_file)(path, options):
+            if len(text) > MAX_CHARS and options.separator is not None:
+                raise UserError(f"{path}: a story has {len(text):,} characters; divide it")
+            yield text
 
 
 def read_parts(paths: Iterable[Path], val_fraction: float, split: str) -> Iterator[str]:
@@ -311,10 +314,12 @@ def _parquet_texts(path: Path, options: Options) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
 
+    # Arrow's threads can abort the process when it ends early (apache/arrow issue 34314), and
+    # reading is no faster with them.
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             column = _column(file.schema_arrow.names, options, path)
-            for batch in file.iter_batches(batch_size=1000, columns=[column]):
+            for batch in file.iter_batches(1000, columns=[column], use_threads=False):
                 for value in batch[column].to_pylist():
                     yield _text(value, path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:

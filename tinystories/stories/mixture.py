@@ -79,7 +79,9 @@ def clean_into(
                     if split == "train" and kept == limit:
                         break
             if not kept:
-                raise UserError(f"{source.origin}: no {split} story is left; see --clean")
+                why = [RULES[rule] for rule, _ in counts.most_common() if "dropped" in RULES[rule]]
+                most = f" (most of them: {why[0]})" if why else ""
+                raise UserError(f"{source.origin}: no {split} story is left; see --clean{most}")
             ingredient.kept[split] = kept
             ingredient.cleaning[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
 
