@@ -240,6 +240,13 @@ def test_why_a_checkpoint_cannot_be_converted_is_said(tmp_path, changes, message
     assert message in refusal(save_theirs(tmp_path / "ckpt.pt", **changes))
 
 
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    weights = their_weights(50_304, False)
+    weights["transformer.ln_f.weight"][0] = torch.nan
+    save_theirs(tmp_path / "ckpt.pt", model=weights)
+    assert "ln_f.weight has values that are not finite" in refusal(tmp_path / "ckpt.pt")
+
+
 def test_an_untied_head_alone_does_not_pass(tmp_path):
     """The embedding missing, the head there: still no model of nanoGPT."""
     changes = {"model": changed_weights("transformer.wte.weight", None), "config": None}

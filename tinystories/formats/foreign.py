@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> dict:
         start = file.read(10)
     if start[8:] == b'{"':  # after the length of the header, which is JSON
         if hf.find_weights(path.parent) == path:
-            return hf.convert(path) | {"program": hf.PROGRAM}
+            return _finite(hf.convert(path), path) | {"program": hf.PROGRAM}
         raise UserError(
             f"{path} is a safetensors file: weights without the shape of their model; "
             f"{READABLE} can be read"
@@ -50,7 +50,7 @@ def read_checkpoint(path: Path) -> dict:
         raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint")
     for reader in READERS:
         if reader.recognizes(state):
-            return reader.convert(state, path) | {"program": reader.PROGRAM}
+            return _finite(reader.convert(state, path), path) | {"program": reader.PROGRAM}
     if all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
             f"{path} holds weights alone (a state dict), without the shape of their model; "
@@ -60,6 +60,14 @@ def read_checkpoint(path: Path) -> dict:
         raise UserError(f"{path} is damaged or cut short")
     names = ", ".join(str(name) for name in list(state)[:5])
     raise UserError(f"{path} is of another program (it holds {names}); {READABLE} can be read")
+
+
+def _finite(converted: dict, path: Path) -> dict:
+    """The same; raises UserError for weights that generate nothing. Theirs have no checksum."""
+    for name, weight in converted["model"].items():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{path}: {name} has values that are not finite")
+    return converted
 
 
 def _what_it_is(path: Path, start: bytes, error: Exception) -> str:
