@@ -10,7 +10,7 @@ money, with its key in OPENAI_API_KEY. Each story is ordered with a verb, a noun
 an adjective and some features (dialogue, twist, ...), drawn at random from the
 files in prompts/. Answers that are refused, cut off, of another form, without
 the words, or there already, are dropped and written to the .log beside --out.
-Whatever stops it, the same command goes on; what has an answer is not asked for
+Whatever stops it, the same command goes on; what has an answer is not asked
 again.
 """
 
@@ -31,8 +31,8 @@ class Settings(RangedSettings):
     # The model
     url: str | None = None  # OpenAI-compatible, as http://localhost:8000/v1
     model: str | None = None  # its name there
-    temperature: NonNegative | None = None  # None: what the endpoint takes
-    max_tokens: Count | None = 1024  # of an answer; None: what the endpoint takes
+    temperature: NonNegative | None = None  # None: the endpoint's default
+    max_tokens: Count | None = 1024  # of an answer; None: the endpoint's limit
     # The stories
     count: Count = 10_000  # how many, with those that are there
     out: Name = "mine/composed.jsonl"  # file of the stories, a line each
@@ -173,9 +173,7 @@ def print_estimate(s: Settings, collection: Collection) -> None:
     requests = missing * max(1.0, done / max(1, collection.stories))  # some are dropped
     tokens = [requests * mean for mean in means]
     there = f", {collection.stories:,} of them there" if collection.stories else ""
-    print(
-        wrapped(f"{counted(s.count, 'story', 'stories')} to {s.out}{there}")
-    )
+    print(wrapped(f"{counted(s.count, 'story', 'stories')} to {s.out}{there}"))
     print(wrapped(f"by {s.model}, {s.concurrency} at a time"))
     each = f"{means[0]:.0f} of the prompt and {means[1]:.0f} of the answer each"
     print(wrapped(f"about {short_count(sum(tokens))} tokens to go ({each}){cost(s, tokens)}"))

@@ -1,5 +1,6 @@
 """A file of composed stories that grows by a line at a time, whatever stops it in between."""
 
+import contextlib
 import json
 import threading
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 from configurator import UserError
 from tinystories.files import atomic_write, short_path
 from tinystories.stories.cleaning import digest
-from tinystories.stories.composing import Dropped
+from tinystories.stories.composing import Dropped, story_of
 
 
 class Collection:
@@ -65,12 +66,12 @@ class Collection:
         if "dropped" in row:
             self.dropped[row["dropped"]] += 1
         else:
-            self.digests.add(digest(row["text"]))
+            self.digests.add(digest(story_of(row["text"])))
 
     def add(self, row: dict) -> None:
         """Write an answer; raises Dropped for a story that is there, UserError where it cannot."""
         with self.lock:
-            if "text" in row and digest(row["text"]) in self.digests:
+            if "text" in row and digest(story_of(row["text"])) in self.digests:
                 raise Dropped("duplicate")
             append_line(self.log if "dropped" in row else self.path, row)
             self.include(row)
@@ -110,5 +111,6 @@ def append_line(path: Path, row: dict) -> None:
         except OSError as error:
             reason = error.strerror
         if reason:
-            file.truncate(end)
+            with contextlib.suppress(OSError):
+                file.truncate(end)
             raise UserError(f"cannot write {path}: {reason}")

@@ -21,6 +21,7 @@ from tinystories.stories.cleaning import clean_story
 KINDS = ("verbs", "nouns", "adjectives")
 MAX_FEATURES = 3  # of one story
 HEADERS = ("Words", "Features", "Summary", "Random sentence")
+STORY_MARK = "Story: \n\n"  # between the headers of a record and its story
 MAX_TITLE = 120  # characters
 
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)  # of models that reason aloud
@@ -179,4 +180,9 @@ def instruct_record(order: Order, story: str, summary: str) -> str:
         "Random sentence": sentences[int(order.place * len(sentences))],
     }
     lines = [f"{name}: {values[name]}\n" for name in order.headers if values[name]]
-    return "".join(lines) + f"Story: \n\n{story}"
+    return "".join(lines) + STORY_MARK + story
+
+
+def story_of(text: str) -> str:
+    """The story of a record; a text that is no record is the story."""
+    return text.rpartition(STORY_MARK)[2]
