@@ -2,16 +2,15 @@
 
     python compose.py --url=http://localhost:8000/v1 --model=NAME
     python compose.py ... --count=100 --out=mine/few.jsonl
-    python compose.py ... --instruct=True         records of TinyStories-Instruct
+    python compose.py ... --instruct=True       records of TinyStories-Instruct
     python prepare.py --source=mine/composed.jsonl --tokenizer=bpe
 
 Any OpenAI-compatible endpoint will do: a server of your own, or one that costs
-money, with its key in OPENAI_API_KEY. Each story is ordered with a verb, a noun,
-an adjective and some features (dialogue, twist, ...), drawn at random from the
-files in prompts/. Answers that are refused, cut off, of another form, without
-the words, or there already, are dropped and written to the .log beside --out.
-Whatever stops it, the same command goes on; what has an answer is not asked
-again.
+money, with its key in OPENAI_API_KEY. Each story is ordered with a verb, a
+noun, an adjective and some features (dialogue, twist, ...), drawn at random
+from the files in prompts/. Answers that are refused, cut off, of another form,
+without the words, or there already are dropped, and kept in the .log beside
+--out. Whatever stops it, the same command goes on and asks nothing twice.
 """
 
 import itertools
@@ -76,7 +75,7 @@ from tinystories.terminal import (
     wrapped,
 )
 
-TOKENS_EACH = (160, 250)  # about, of a prompt and of a story; until there are some to count
+TOKENS_EACH = (140, 250)  # about, of a prompt and of a story; until there are some to count
 CHARS_PER_TOKEN = 4  # about, in English; where the server does not count
 MAX_CONSECUTIVE_DROPPED = 50  # after which the model, or the prompt, will not do
 
@@ -122,6 +121,7 @@ def compose(s: Settings, prompts: Prompts, endpoint: Endpoint, collection: Colle
                     continue
                 dropped = dropped + 1 if reason else 0
                 if reason and dropped == MAX_CONSECUTIVE_DROPPED:
+                    reason = f"{reason}; see {collection.log.name}"
                     raise stuck(collection, f"{dropped} answers were dropped", reason)
             bar.update(collection.stories - bar.n)
     except KeyboardInterrupt:

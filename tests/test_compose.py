@@ -274,7 +274,7 @@ def test_stories_are_written_with_their_number_and_order(order, server, capsys):
         assert row["words"] == [plain(entry) for entry in asked.words]
         assert row["features"] == list(asked.features)
     assert {body["max_tokens"] for body in server.asked} == {1024}
-    assert "about 2.05K tokens to go" in capsys.readouterr().out
+    assert "about 1.95K tokens to go" in capsys.readouterr().out
 
 
 def test_the_endpoints_own_settings_can_be_left_to_it(order, server):
@@ -322,7 +322,7 @@ def test_a_story_that_is_there_is_dropped(order, server, out, tmp_path):
     folder = shutil.copytree(ROOT / "prompts", tmp_path / "own")
     (folder / "words.txt").write_text("# verbs\nhop\n# nouns\nhen fox\n# adjectives\nred\n")
     order(2, prompts=str(folder))
-    says = r"the last 50 answers were dropped \(duplicate\); .* 2 stories"
+    says = r"the last 50 answers were dropped \(duplicate; see composed.log\); .* 2 stories"
     with pytest.raises(UserError, match=says):
         order(3, prompts=str(folder))
     assert len(rows_of(out)) == 2
@@ -380,6 +380,17 @@ def test_a_line_that_was_cut_short_is_cut_off(order, server, out):
             file.write(b'{"number": 99, "tok')
     order(4)
     assert [path.read_bytes() for path in (out, log)] == whole
+
+
+def test_a_file_that_ends_anywhere_gets_what_is_missing(order, server, out):
+    order(3, concurrency=1)
+    whole = out.read_bytes()
+    for end in (0, 1, len(whole) // 2, len(whole) - 1):
+        out.write_bytes(whole[:end])
+        missing = 3 - whole[:end].count(b"\n")
+        server.asked.clear()
+        assert [row["number"] for row in order(3, concurrency=1)] == [0, 1, 2]
+        assert out.read_bytes() == whole and len(server.asked) == missing
 
 
 @pytest.mark.parametrize(
