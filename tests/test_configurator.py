@@ -25,7 +25,7 @@ from tinystories.dataset import dataset_folder
 from tinystories.ranges import Count, FractionBelow1, Name, allowed_range
 from tinystories.run import run_folder
 
-COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
+COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench", "compose"]
 
 
 @dataclass
@@ -389,9 +389,7 @@ def test_help_uses_the_width_of_the_terminal(monkeypatch):
     assert len(wide) < len(narrow)
 
 
-@pytest.fixture(
-    scope="module", params=["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench"]
-)
+@pytest.fixture(scope="module", params=COMMANDS)
 def helped(request):
     """(module, what its --help prints, the modules it imports)."""
     shown = subprocess.run(
@@ -433,7 +431,7 @@ def test_help_of_each_command_fits_80_columns(helped):
 
 def test_help_of_the_main_commands_fits_two_screens(helped):
     module, shown, _ = helped
-    if module.__name__ in ("prepare", "sample", "train"):
+    if module.__name__ in ("prepare", "sample", "train", "compose"):
         assert shown.stdout.count("\n") <= 2 * 36
 
 

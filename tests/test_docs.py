@@ -10,7 +10,7 @@ from conftest import ROOT
 from configurator import check, normalize
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("prompts/*.md")])
-SCRIPTS = ("prepare", "train", "sample", "evaluate", "export", "explore", "bench")
+SCRIPTS = ("prepare", "train", "sample", "evaluate", "export", "explore", "bench", "compose")
 
 
 def headings(page) -> set[str]:

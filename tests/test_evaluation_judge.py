@@ -6,82 +6,32 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from chat_server import serving
 
 from configurator import UserError
+from tinystories.endpoint import KEY_VARIABLE, Endpoint
 from tinystories.evaluation import judge
 
 GOOD = 'Nice. {"grammar": 8, "creativity": 6, "consistency": 7, "plot": 5, "age_group": "C"}'
 STORY = ("Once there was a hen", " who sang to the moon.")
 
 
-@dataclass
-class Server:
-    """What the endpoint answers, and what it has been asked."""
-
-    url: str = ""
-    script: list = field(default_factory=list)  # statuses or answers to the next requests
-    always: object = GOOD  # the answer after the script's end
-    headers: dict = field(default_factory=dict)  # of answers that are not 200
-    together: threading.Barrier | None = None  # answers are sent once so many requests are waiting
-    asked: list[dict] = field(default_factory=list)  # bodies of the questions
-    keys: list[str | None] = field(default_factory=list)
-    all_headers: list[str] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-
 @pytest.fixture
 def server():
-    """An endpoint on a free port; a test says what it answers."""
-    served, lock = Server(), threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                served.asked.append(body)
-                served.keys.append(self.headers["Authorization"])
-                served.all_headers.append(str(self.headers))
-                served.times.append(time.monotonic())
-                answer = served.script.pop(0) if served.script else served.always
-            if served.together:
-                served.together.wait(timeout=10)
-            if answer is None:  # hang up
-                return
-            status, text = (answer, "no\nway") if isinstance(answer, int) else (200, answer)
-            if self.path != "/v1/chat/completions":
-                status = 404
-            if status == 200 and not text.startswith("RAW "):
-                text = json.dumps({"choices": [{"message": {"content": text}}]})
-            self.send_response(status)
-            for name, value in served.headers.items() if status != 200 else ():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(text.removeprefix("RAW ").encode())
-
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.url = f"http://127.0.0.1:{http.server_port}/v1"
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    yield served
-    http.shutdown()
-    http.server_close()
+    with serving(GOOD) as served:
+        yield served
 
 
 @pytest.fixture
 def grade(server, tmp_path, monkeypatch):
     """Has stories graded by the server, with short waits."""
-    monkeypatch.delenv(judge.KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
 
     def call(*stories, model="teacher", url=server.url, workers=2, retry_delays=(0.01, 0.02, 0.04)):
-        teacher = judge.Judge(url, model, retry_delays)
+        teacher = Endpoint(url, model, retry_delays)
         grades, reason = judge.grade(stories or [STORY], teacher, tmp_path, workers)
         return SimpleNamespace(**grades, reason=reason)
 
@@ -151,7 +101,7 @@ def test_an_answer_without_text_is_unparseable(server, grade):
 
 def test_the_key_is_sent_if_there_is_one(server, grade, monkeypatch):
     grade(STORY)
-    monkeypatch.setenv(judge.KEY_VARIABLE, "secret\n")
+    monkeypatch.setenv(KEY_VARIABLE, "secret\n")
     grade(("Another", " story."))
     assert server.keys == ["Bearer none", "Bearer secret"]
 
@@ -163,13 +113,14 @@ def test_a_saved_hub_token_is_never_sent(server, tmp_path, key, variable):
     (hub / "token").write_text("hf_saved")
     environment |= {"HF_HOME": str(hub), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {"HF_TOKEN": "hf_saved"} if variable else {}
-    environment |= {} if key is None else {judge.KEY_VARIABLE: key}
+    environment |= {} if key is None else {KEY_VARIABLE: key}
     code = f"""
         from pathlib import Path
         from huggingface_hub import get_token
+        from tinystories.endpoint import Endpoint
         from tinystories.evaluation import judge
         assert get_token() == "hf_saved"
-        judge.grade([("A hen", " sang.")], judge.Judge("{server.url}", "m"), Path("{tmp_path}"))
+        judge.grade([("A hen", " sang.")], Endpoint("{server.url}", "m"), Path("{tmp_path}"))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True)
     assert server.keys == ["Bearer none"]

@@ -125,7 +125,7 @@ def only_writer(folder: Path, patience: float = 0) -> Iterator[None]:
             holder = path.read_text(encoding="utf-8")
         raise UserError(
             f"{short_path(folder)} is being written by {holder or 'another process'}; wait until "
-            "that ends, or name another folder"
+            "that ends, or choose another name"
         ) from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -1,0 +1,188 @@
+"""Stories to order: what a language model is asked for, and which of its answers are stories.
+
+    order = draw(prompts, seed=1337, number=0)
+    story = read_answer(text, order, instruct=False)    # raises Dropped
+
+As in the TinyStories paper (Eldan and Li 2023, arXiv 2305.07759, section 2): a verb, a noun and an
+adjective make each story another one, and so do some features of stories, all drawn at random.
+TinyStories-Instruct (section 4 there) puts them before the story, in lines of their own.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from configurator import UserError
+from tinystories.files import checksum
+from tinystories.stories.cleaning import clean_story
+
+KINDS = ("verbs", "nouns", "adjectives")
+MAX_FEATURES = 3  # of one story
+HEADERS = ("Words", "Features", "Summary", "Random sentence")
+STORY_MARK = "Story: \n\n"  # between the headers of a record and its story
+MAX_TITLE = 120  # characters
+
+_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)  # of models that reason aloud
+_SUMMARY = re.compile(r"(?:\A|\n)[ *#]*Summary[ *]*:[ *]*", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"(?:i['’]?m|i am) (?:really |very |so )?(?:sorry|unable|afraid)\b|sorry,|i apologi[sz]e\b"
+    r"|i (?:can ?not|can['’]t|will not|won['’]t)\b|as an? (?:ai|language model)\b",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"\*\*|```|</?\w+>|^ *(?:#|[-*•] |\d+[.)] )", re.MULTILINE)
+_SENTENCE = re.compile(r"[^.!?]+[.!?]+[\"')]*(?=\s|$)")
+
+
+class Prompts(NamedTuple):
+    """What a folder of prompts holds."""
+
+    words: dict[
+        str, list[str]
+    ]  # by kind; an entry is a word, perhaps with irregular forms: go/went
+    features: dict[str, str]  # what each asks of a story, by its name
+    template: str  # with {verb}, {noun}, {adjective} and {features}
+    key: str  # a checksum of all of them
+
+
+class Order(NamedTuple):
+    """A story that is ordered."""
+
+    number: int
+    prompt: str
+    words: tuple[str, ...]  # entries: a verb, a noun, an adjective
+    features: tuple[str, ...]
+    headers: tuple[str, ...]  # of its instruct record, in this order
+    place: float  # of the random sentence in the story, in [0, 1)
+
+
+class Dropped(Exception):
+    """An answer that is no story as it was ordered; args[0] says why, in a few words."""
+
+
+def read_prompts(folder: Path, instruct: bool) -> Prompts:
+    """Read words.txt, features.txt and compose.txt, or compose_instruct.txt, of a folder.
+
+    Raises UserError for a file that is missing or of another form.
+    """
+    names = ("words.txt", "features.txt", "compose_instruct.txt" if instruct else "compose.txt")
+    try:
+        texts = [(folder / name).read_text(encoding="utf-8") for name in names]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the prompts in {folder} are not UTF-8; save them as UTF-8") from None
+    words = {kind: [] for kind in KINDS}
+    kind = ""
+    for line in texts[0].splitlines():
+        if line.startswith("#"):
+            kind = line.strip("# ").partition(":")[0]
+        elif entries := line.split():
+            words.setdefault(kind, []).extend(entries)
+    if list(words) != list(KINDS) or not all(words.values()):
+        kinds = "'# verbs', '# nouns' and '# adjectives'"
+        raise UserError(f"{folder / names[0]}: words stand below lines {kinds}")
+    lines = [line.partition(":") for line in texts[1].splitlines() if line.strip()]
+    features = {name.strip(): text.strip() for name, _, text in lines}
+    if not all(features.values()):
+        raise UserError(f"{folder / names[1]}: write each line as 'Name: what it asks of a story'")
+    try:
+        texts[2].format(verb="", noun="", adjective="", features="")
+    except (LookupError, ValueError):
+        fields = "{verb}, {noun}, {adjective} and {features}"
+        raise UserError(f"{folder / names[2]}: it may have {fields}, no other braces") from None
+    return Prompts(words, features, texts[2].strip(), checksum(texts))
+
+
+def draw(prompts: Prompts, seed: int, number: int) -> Order:
+    """Order number i of a seed, which depends on nothing else."""
+    rng = random.Random(f"{seed} {number}")
+    words = tuple(rng.choice(prompts.words[kind]) for kind in KINDS)
+    count = rng.randint(0, min(MAX_FEATURES, len(prompts.features)))
+    features = tuple(rng.sample(list(prompts.features), count))
+    headers = tuple(rng.sample(HEADERS, rng.randint(1, len(HEADERS))))
+    if not features and headers == ("Features",):
+        headers = ("Summary",)
+    verb, noun, adjective = map(plain, words)
+    asked = "".join(f"{prompts.features[name]}\n" for name in features)
+    prompt = prompts.template.format(verb=verb, noun=noun, adjective=adjective, features=asked)
+    return Order(number, prompt, words, features, headers, rng.random())
+
+
+def plain(entry: str) -> str:
+    """The word itself, of an entry that may have irregular forms: go of go/went/gone."""
+    return entry.partition("/")[0]
+
+
+def read_answer(text: str, order: Order, instruct: bool) -> str:
+    """The story in an answer, or its record where `instruct`; raises Dropped if there is none."""
+    text = _THOUGHTS.sub("", text).strip()
+    if _REFUSAL.match(text):
+        raise Dropped("refused")
+    summary = ""
+    if instruct:
+        parts = _SUMMARY.split(text)
+        if len(parts) != 2 or not all(part.strip() for part in parts):
+            raise Dropped("wrong format")
+        text, summary = parts[0], " ".join(parts[1].split())
+    story, _ = clean_story(_without_title(text.strip()))
+    summary, _ = clean_story(summary, repair_only=True) if instruct else ("", ())
+    if story is None or summary is None or _MARKUP.search(story) or _MARKUP.search(summary):
+        raise Dropped("wrong format")
+    if missing_words(story, order.words):
+        raise Dropped("words missing")
+    return instruct_record(order, story, summary) if instruct else story
+
+
+def _without_title(text: str) -> str:
+    """A text without a first line that is a title, or the model's remark that here is a story."""
+    first, _, rest = text.partition("\n")
+    titled = first.startswith(("#", "**")) or not first.rstrip("\"'”’* ").endswith((".", "!", "?"))
+    return rest.strip() if rest.strip() and titled and len(first) <= MAX_TITLE else text
+
+
+def missing_words(story: str, entries: Sequence[str]) -> list[str]:
+    """Which of a verb, a noun and an adjective the story does not have, in any form.
+
+    Regular forms are made by rules (hop: hops, hopped, hopping), others stand in the entry.
+    """
+    found = set(re.findall(r"[^\W\d_]+", story.lower()))
+    pairs = zip(KINDS, entries, strict=True)
+    return [plain(entry) for kind, entry in pairs if not found & _forms(entry.lower(), kind)]
+
+
+def _forms(entry: str, kind: str) -> set[str]:
+    """A word and its inflected forms, as English spells them."""
+    word, *irregular = entry.split("/")
+    soft = re.sub(r"(?<![aeiou])y$", "i", word)  # carry: carries, carried; happy: happily
+    stem = word.removesuffix("e") if soft == word else soft  # bake: baked
+    running = re.sub(r"(?<![eoy])e$", "", re.sub("ie$", "y", word))  # bake: baking; lie: lying
+    if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", word):  # hop: hopped; but open: opened
+        stem = running = word + word[-1]
+    plural = soft + ("es" if soft != word or re.search("(s|x|z|ch|sh|o)$", word) else "s")
+    adverb = re.sub(r"(?<=[^aeiou])le$", "", soft) + "ly"  # gentle: gently
+    regular = {
+        "verbs": {plural, stem + "ed", running + "ing"},
+        "nouns": {plural, word + "s"},  # heroes; pianos
+        "adjectives": {stem + "er", stem + "est", adverb},
+    }
+    return {word, *irregular} | regular[kind]
+
+
+def instruct_record(order: Order, story: str, summary: str) -> str:
+    """A record as TinyStories-Instruct has them: header lines, then the story."""
+    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE.findall(story)] or [story]
+    values = {
+        "Words": ", ".join(map(plain, order.words)),
+        "Features": ", ".join(order.features),
+        "Summary": summary,
+        "Random sentence": sentences[int(order.place * len(sentences))],
+    }
+    lines = [f"{name}: {values[name]}\n" for name in order.headers if values[name]]
+    return "".join(lines) + STORY_MARK + story
+
+
+def story_of(text: str) -> str:
+    """The story of a record; a text that is no record is the story."""
+    return text.rpartition(STORY_MARK)[2]
