@@ -16,6 +16,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -222,7 +223,8 @@ def print_leak(s: Settings) -> None:
         raise UserError(f"the dataset of {folder} is missing: name one with --dataset=")
     stories = data.val.stories(data.tokenizer)
     if s.val_source:
-        stories = validation.user_source(s.val_source).stories("val")
+        sources = validation.user_sources(s.val_source)
+        stories = chain.from_iterable(source.stories("val") for source in sources)
     print(memorization.leak_table(stories, data))
 
 

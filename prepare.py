@@ -31,6 +31,7 @@ from tinystories.stories.files import SEPARATOR, short_name
 from tinystories.stories.mixture import (
     Ingredient,
     clean_into,
+    combine,
     passes,
     read_weights,
     source_names,
@@ -189,8 +190,7 @@ def prepared_inputs(meta: dict) -> dict:
 
 def build(s: Settings, sources: list[Source], folder: Path) -> dict:
     """Write a dataset's files into `folder`; returns the metadata of its content."""
-    weights = read_weights(s.weights, len(sources))
-    ingredients = [Ingredient(*given) for given in zip(sources, weights, strict=True)]
+    ingredients = combine(sources, read_weights(s.weights, len(sources)))
     # Kept in files, since they are read twice where a vocabulary is trained, and sources are slow.
     clean_into(folder, ingredients, s.clean, s.max_stories)
     if s.vocab_size is None:
@@ -203,7 +203,8 @@ def build(s: Settings, sources: list[Source], folder: Path) -> dict:
     write_vocabulary(folder, tok)
     splits, cleaning = {}, {}
     parts: list[dict[str, Any]] = [
-        {"source": i.source.origin, "revision": i.source.revision, "weight": i.weight}
+        {"name": i.name, "source": i.source.origin, "revision": i.source.revision}
+        | {"weight": i.weight}
         for i in ingredients
     ]
     for split in SPLITS:

@@ -231,24 +231,35 @@ def evaluate(r: Run, last: bool) -> dict:
     Returns:
         columns of log.csv.
     """
-    s, data = r.settings, r.data
-    all_starts = data.val.sequential_starts()
-    val_starts = data.val.sequential_starts(s.eval_tokens)
-    train_starts = data.train.evenly_spaced_starts(len(val_starts))
-    train = measure(r, r.compiled_model, data.train, train_starts, "train")
-    val = measure(r, r.compiled_model, data.val, val_starts, "val")
+    data, model = r.data, r.compiled_model
+    count = len(data.val.sequential_starts(r.settings.eval_tokens))
+    train = measure(r, model, data.train, data.train.evenly_spaced_starts(count), "train")
+    parts = validate(r, model, "val")
+    val = sum(parts.values(), loss.Loss())
     row = {"step": r.state.step, "train_loss": train.nats, "val_loss": val.nats}
     row["val_bits_per_byte"] = val.bits_per_byte
-    model = r.compiled_model
+    if len(parts) > 1:
+        row |= {log.PART + name: part.bits_per_byte for name, part in parts.items()}
     if r.average and r.state.step:
-        average = measure(r, r.average.module, data.val, val_starts, "averaged weights")
+        average = sum(validate(r, r.average.module, "averaged weights").values(), loss.Loss())
         row |= {"ema_val_loss": average.nats, "ema_val_bits_per_byte": average.bits_per_byte}
         if average.nats < val.nats:
             val, model = average, r.average.module
     if last and wants_full_eval(r):
-        val += measure(r, model, data.val, all_starts[len(val_starts) :], "all of validation")
+        val += sum(validate(r, model, "all of validation", rest=True).values(), loss.Loss())
         row |= {"full_val_loss": val.nats, "full_val_bits_per_byte": val.bits_per_byte}
     return row
+
+
+def validate(r: Run, model: torch.nn.Module, name: str, rest: bool = False) -> dict[str, loss.Loss]:
+    """The validation losses by source: of eval_tokens, or of the `rest` after them."""
+    parts, losses = r.data.val_parts, {}
+    for source, file in parts.items():
+        starts = file.sequential_starts(r.settings.eval_tokens // len(parts))
+        if rest:
+            starts = file.sequential_starts()[len(starts) :]
+        losses[source] = measure(r, model, file, starts, name)
+    return losses
 
 
 def measure(
@@ -417,7 +428,7 @@ def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
                 print_rank0(log.evaluation_line(evaluate(r, last=True)))
                 return 0
             if RANK == 0:
-                r.log = log.open_log(s, r.state, r.data.tokenizer, saved)
+                r.log = log.open_log(s, r.state, r.data, saved)
             del saved  # the model and the optimizer have copies
             r.stop.listen()
             train(r)

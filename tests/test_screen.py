@@ -44,7 +44,8 @@ def in_terminal(script: str, *args: str) -> tuple[int | None, str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     ends = [Connection(os.dup(theirs), readable=False) for _ in range(2)]
-    how = (str(ROOT / script), list(args), str(ROOT), dict(os.environ) | {"TERM": "xterm"})
+    environment = dict(os.environ) | {"TERM": "xterm"}
+    how = ([str(ROOT / script), *args], str(ROOT), environment, None)
     process = forks.SERVER.Process(target=forks._run, args=(*how, *ends))
     process.start()
     os.close(theirs)

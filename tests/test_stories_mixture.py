@@ -1,10 +1,11 @@
 """Several sources in one dataset: how often each comes, and what is refused."""
 
+import csv
 import json
 from collections import Counter
 
 import pytest
-from conftest import forked
+from conftest import SMALL, forked
 
 import prepare
 from configurator import UserError, parse
@@ -91,3 +92,30 @@ def test_a_source_with_a_comma_in_its_name_is_one(tmp_path):
     path = tmp_path / "fox, cat.txt"
     path.write_text("x")
     assert prepare.Settings(source=str(path)).dataset == "fox_cat"
+
+
+def test_losses_are_told_apart_by_source(mixed, tmp_path):
+    options = [*SMALL, "--max_iters=2", "--eval_interval=2", f"--out_dir={tmp_path}"]
+    done = forked("train.py", f"--dataset={mixed[0]}", *options, "--eval_tokens=1000000")
+    assert done.stdout.count("  | by source: one ") == 2
+    with open(tmp_path / "log.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    sources = json.loads((mixed[0] / "meta.json").read_text())["sources"]
+    sizes = {source["name"]: source["val"]["bytes"] for source in sources}
+    parts = {name: float(row[f"val_bits_per_byte_{name}"]) for name in sizes}
+    mean = sum(parts[name] * sizes[name] for name in sizes) / sum(sizes.values())
+    assert float(row["val_bits_per_byte"]) == pytest.approx(mean, rel=1e-3)
+    assert len(set(parts.values())) == 3
+
+    done = forked("evaluate.py", f"--out_dir={tmp_path}", "--what=loss", "--device=cpu")
+    assert "Bits per byte by source, per story\n  one " in done.stdout
+    loss = json.loads((tmp_path / "evaluation.json").read_text())["loss"]
+    tokens = {name: part["tokens"] for name, part in loss["parts"].items()}
+    assert tokens == {source["name"]: source["val"]["tokens"] for source in sources}
+
+    own = tmp_path / "one.txt"
+    own.write_text("\n<|endoftext|>\n".join(map(tale, range(3))))
+    texts = f"--val_source={own},{mixed[0].parent / 'one.txt'}"
+    forked("evaluate.py", f"--out_dir={tmp_path}", "--what=loss", "--device=cpu", texts)
+    loss = json.loads((tmp_path / "evaluation.json").read_text())["loss"]
+    assert list(loss["parts"]) == ["one", "one_2"] and loss["stories"] == 103

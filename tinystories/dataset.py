@@ -7,6 +7,7 @@ tokens: what the model is trained on and what it sees at once.
 """
 
 import contextlib
+import copy
 import functools
 import hashlib
 import os
@@ -95,6 +96,9 @@ def read_meta(folder: Path) -> dict | None:
     def is_valid(meta: dict) -> bool:
         counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS[:3]]
         hashes = [meta["splits"][split]["sha256"] for split in SPLITS]
+        for part in meta.get("sources", []):  # a dataset of an earlier version has none
+            counts += [part["val"][name] for name in SPLIT_FIELDS[:2]]
+            hashes.append(part["name"])
         numbers = [*counts, meta["tokenizer"]["vocab_size"]]
         for rules in meta.get("cleaning", {}).values():
             numbers += rules.values()
@@ -137,10 +141,16 @@ class TokenFile:
                 f"{path} holds {size // width:,} tokens; a window of block_size={block_size} "
                 f"needs {block_size + 1:,}: give more stories or a smaller block_size"
             )
-        self.ids = np.memmap(path, dtype=dtype, mode="r")
+        self.ids: np.ndarray = np.memmap(path, dtype=dtype, mode="r")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, start: int, stop: int) -> "TokenFile":
+        """The ids [start, stop) like a file of their own."""
+        part = copy.copy(self)
+        part.ids = self.ids[start:stop]
+        return part
 
     def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of the windows that begin at `starts`.
@@ -315,6 +325,18 @@ class Dataset:
     tokenizer: Tokenizer
     meta: dict | None  # None where the folder has no meta.json
     note: str | None = None  # what is assumed without meta.json
+
+    @functools.cached_property
+    def val_parts(self) -> dict[str, TokenFile]:
+        """The validation stories by the name of their source; all of them, where there is one."""
+        sources = self.meta.get("sources", []) if self.meta else []
+        if len(sources) < 2:
+            return {"": self.val}
+        parts, start = {}, 0
+        for source in sources:
+            stop = start + source["val"]["tokens"]
+            parts[source["name"]], start = self.val.part(start, stop), stop
+        return parts
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -5,6 +5,7 @@ import io
 import os
 import secrets
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,7 +18,6 @@ from tinystories.optim import Optimizer
 from tinystories.processes import RANK, WORLD_SIZE, print_rank0
 from tinystories.run import open_run_folder, run_folder
 from tinystories.terminal import counted, duration, short_count
-from tinystories.tokenizer import Tokenizer
 from tinystories.trackers import Trackers, open_trackers
 
 FILES = ("log.csv", "samples.txt")
@@ -28,6 +28,7 @@ COLUMNS = (  # of log.csv; a step fills the first ones, an evaluation the last o
     *("ema_val_loss", "ema_val_bits_per_byte"),  # of the averaged weights
     *("full_val_loss", "full_val_bits_per_byte"),  # on all of validation, at the end
 )
+PART = "val_bits_per_byte_"  # begins the columns of the parts of a validation of several sources
 HEADER = "  step  tokens    loss        lr    norm   tok/s    MFU     ETA"
 LINES = 20  # of the table, after which its header is repeated
 MARGIN = "  | "  # of what is not a row of the table
@@ -79,8 +80,14 @@ class RunLog:
 
     trackers: Trackers | None = None  # which get the rows of log.csv, too
 
-    def __init__(self, folder: Path, sizes: dict[str, int] | None = None):
-        """Open the files of a new run or, given `sizes` in bytes, of one that resumes."""
+    def __init__(
+        self, folder: Path, sizes: dict[str, int] | None = None, parts: Iterable[str] = ("",)
+    ):
+        """Open the files of a new run or, given `sizes` in bytes, of one that resumes.
+
+        Args:
+            parts: names of the parts of the validation data.
+        """
         self.folder = folder
         self.last_line = (0, 0.0)  # windows and seconds of training at the last line of the table
         self.lines = LINES  # printed since the header
@@ -89,7 +96,8 @@ class RunLog:
             file.truncate(sizes[name] if sizes else 0)
             file.seek(0, os.SEEK_END)
         if self.files["log.csv"].tell() == 0:
-            self._append("log.csv", ",".join(COLUMNS) + "\n")
+            names = [PART + name for name in parts if name]
+            self._append("log.csv", ",".join((*COLUMNS, *names)) + "\n")
         with open(folder / "log.csv", encoding="utf-8") as file:
             self.columns = file.readline().strip().split(",")  # fewer in the log of an old run
 
@@ -169,7 +177,7 @@ class RunLog:
         self.files[name].flush()
 
 
-def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
+def open_log(s, state, data: Dataset, saved: dict | None) -> RunLog:
     """Open the run folder and its log; the files of a resumed run are cut back to its step.
 
     Args:
@@ -179,10 +187,10 @@ def open_log(s, state, tokenizer: Tokenizer, saved: dict | None) -> RunLog:
     sizes = saved["log_sizes"] if saved and s.init_from == "resume" else None
     if sizes:
         check_logs(run_folder(s.out_dir), sizes)
-    folder = open_run_folder(s, tokenizer)
+    folder = open_run_folder(s, data.tokenizer)
     if s.log_to and not state.wandb_id:
         state.wandb_id = secrets.token_hex(4)
-    log = RunLog(folder, sizes)
+    log = RunLog(folder, sizes, data.val_parts)
     log.trackers = Trackers(open_trackers(s, folder, state.wandb_id), folder / "log.csv", state)
     log.last_line = (state.windows, state.seconds)
     return log
@@ -226,6 +234,8 @@ def evaluation_line(row: dict) -> str:
         f"step {row['step']:,}: train loss {row['train_loss']:.4f}, val loss "
         f"{row['val_loss']:.4f}, {row['val_bits_per_byte']:.4f} bits per byte"
     )
+    if parts := {name.removeprefix(PART): row[name] for name in row if name.startswith(PART)}:
+        line += "\nby source: " + ", ".join(f"{name} {bits:.4f}" for name, bits in parts.items())
     for prefix, name in (("ema", "averaged weights: val"), ("full", "on all of validation:")):
         if f"{prefix}_val_loss" in row:
             line += (

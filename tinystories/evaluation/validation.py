@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tinystories.evaluation.subject import Subject
 from tinystories.files import sha256_of
 from tinystories.loss import BATCH_TOKENS, Loss, estimate_loss
 from tinystories.stories.catalog import Source, open_source
+from tinystories.stories.mixture import combine, source_names
 from tinystories.tokenizer import batches
 
 
@@ -26,7 +28,8 @@ def key(subject: Subject) -> dict:
         path = subject.dataset().val.path
         name, sha256 = f"{path.parent.name}/{path.name}", sha256_of(path)
     else:
-        name, sha256 = source, sha256_of(*user_source(source).files["val"])
+        sources = user_sources(source)
+        name, sha256 = source, sha256_of(*(p for x in sources for p in x.files["val"]))
     return {"text": name, "sha256": sha256} | subject.machine()
 
 
@@ -60,8 +63,8 @@ def measure(subject: Subject) -> dict:
         "stories": len(stories),
         "bytes": sum(sizes),
         "all_text": loss_metrics(all_text),
-        "per_story": loss_metrics(sum(losses, Loss()))
-        | {"bits_per_byte_95": interval_of_mean(losses)},
+        "per_story": per_story(losses),
+        "parts": {name: per_story(losses[part]) for name, part in parts_of(subject).items()},
     } | ({"bits_per_byte_compare": False, "altered_stories": altered} if altered else {})
 
 
@@ -76,6 +79,8 @@ def rows(result: dict) -> Rows:
         }
 
     interval, text = result["per_story"]["bits_per_byte_95"], {}
+    parts = {name: f"{part['bits_per_byte']:.4f}" for name, part in result.get("parts", {}).items()}
+    by_source = {"Bits per byte by source, per story": parts} if parts else {}
     if altered := result.get("altered_stories"):
         label = "Bits per byte do not compare, since the tokenizer alters the text"
         text = {label: {"altered stories": number(altered)}}
@@ -88,18 +93,37 @@ def rows(result: dict) -> Rows:
         "Loss, concatenated text": metrics(result["all_text"]),
         "Loss, per story": metrics(result["per_story"])
         | {"95 % interval": "{:.4f}-{:.4f}".format(*interval) if interval else "n/a"},
-    }
+    } | by_source
 
 
-def user_source(path: str) -> Source:
+def per_story(losses: Sequence[Loss]) -> dict:
+    """The loss over some stories, each by itself."""
+    return loss_metrics(sum(losses, Loss())) | {"bits_per_byte_95": interval_of_mean(losses)}
+
+
+def user_sources(paths: str) -> list[Source]:
     """The user's own validation stories, which are not cleaned."""
-    return open_source(path, val_source=path)
+    return [open_source(path, val_source=path) for path in source_names(paths)]
+
+
+def parts_of(subject: Subject) -> dict[str, slice]:
+    """Which of the stories are from which source; none where there is only one."""
+    if paths := subject.settings.val_source:
+        ingredients = combine(user_sources(paths))
+        counts = {i.name: sum(1 for _ in i.source.stories("val")) for i in ingredients}
+    else:
+        sources = (subject.dataset().meta or {}).get("sources", [])
+        counts = {source["name"]: source["val"]["stories"] for source in sources}
+    if len(counts) < 2:
+        return {}
+    ends = [0, *accumulate(counts.values())]
+    return {name: slice(*bounds) for name, bounds in zip(counts, pairwise(ends), strict=True)}
 
 
 def validation_texts(subject: Subject) -> list[str] | None:
     """The stories that have to be tokenized; None where the dataset has their ids."""
     if source := subject.settings.val_source:
-        return list(user_source(source).stories("val"))
+        return [story for part in user_sources(source) for story in part.stories("val")]
     if subject.tokenizer.lossless:
         return None
     data = subject.dataset()

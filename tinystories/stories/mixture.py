@@ -18,10 +18,21 @@ from tinystories.terminal import counted, progress
 class Ingredient:
     """A source, how often an epoch of training sees its stories, and what cleaning left of it."""
 
+    name: str  # of the source, short and no other one's
     source: Source
     weight: float
     kept: dict[str, int] = field(default_factory=dict)  # stories by split
     cleaning: dict[str, dict[str, int]] = field(default_factory=dict)  # by split: stories by rule
+
+
+def combine(sources: Sequence[Source], weights: Sequence[float] = ()) -> list[Ingredient]:
+    """The sources of a dataset; one that has the name of another gets a number after it."""
+    weights = weights or [1.0] * len(sources)
+    names = []
+    for source in sources:
+        options = (source.name, *(f"{source.name}_{n}" for n in range(2, len(sources) + 1)))
+        names.append(next(name for name in options if name not in names))
+    return [Ingredient(*given) for given in zip(names, sources, weights, strict=True)]
 
 
 def source_names(text: str) -> list[str]:
