@@ -81,10 +81,13 @@ class StoryFiles:
             return json.loads(file.readline())
 
 
-_SENTENCE_END = re.compile(r"[.!?。！？\n]+")
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:'[^\W_]+)*")  # or a Chinese character
-_CAPITALIZED = re.compile(r"\b(?:Mrs?\. )?[A-Z][\w']*")
-_NAME = "N"
+_NAME = re.compile(r"[A-Z]\w*")
+_MARKS = str.maketrans(
+    dict.fromkeys("\t\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~", " ") | dict.fromkeys(".!?", "\n")
+)
+_OTHER_MARK = re.compile(r"[^\w\s]")
+_OTHER_WORD = re.compile("([\u3040-\u30ff\u3400-\u9fff])")  # a Chinese or Japanese character
+_OTHER_END = str.maketrans(dict.fromkeys("。！？", "\n"))
 _PRONOUN = dict.fromkeys(("he", "she", "his", "her", "hers", "him", "himself", "herself"), "he")
 
 
@@ -94,9 +97,12 @@ def grams(text: str, n: int = NGRAM) -> set[str]:
     A capitalized word is a name or begins a sentence, and both are the token N; he and she are one
     token. N-grams do not cross the end of a sentence, and a shorter sentence is one by itself.
     """
+    text = _NAME.sub("N", text).translate(_MARKS)
+    if not text.isascii():
+        text = _OTHER_WORD.sub(r" \1 ", _OTHER_MARK.sub(" ", text.translate(_OTHER_END)))
     found = set()
-    for sentence in _SENTENCE_END.split(_CAPITALIZED.sub(_NAME, text)):
-        words = [_PRONOUN.get(word, word) for word in _WORD.findall(sentence)]
+    for sentence in text.split("\n"):
+        words = [_PRONOUN.get(word, word) for word in sentence.split()]
         if words:
             found.update(" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
     return found
