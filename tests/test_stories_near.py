@@ -216,7 +216,7 @@ def test_the_selection_is_the_greedy_one_story_by_story(different):
         best = max(rest, key=lambda n: len(rest[n] - covered))  # the first of the best
         covered |= rest.pop(best)
         chosen.add(best)
-        assert select(stories, 40, len(chosen)) == chosen
+        assert select(stories, 40, len(chosen)) == chosen, len(chosen)
 
 
 def test_where_there_are_fewer_stories_all_are_selected(different):

@@ -82,12 +82,11 @@ class StoryFiles:
 
 
 _NAME = re.compile(r"[A-Z]\w*")
-_MARKS = str.maketrans(
-    dict.fromkeys("\t\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~", " ") | dict.fromkeys(".!?", "\n")
-)
+_ENDS, _BETWEEN = ".!?", "\t\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~"
+_MARKS = str.maketrans(_ENDS + _BETWEEN, "\n" * len(_ENDS) + " " * len(_BETWEEN))
 _OTHER_MARK = re.compile(r"[^\w\s]")
 _OTHER_WORD = re.compile("([\u3040-\u30ff\u3400-\u9fff])")  # a Chinese or Japanese character
-_OTHER_END = str.maketrans(dict.fromkeys("。！？", "\n"))
+_OTHER_END = str.maketrans("。！？", "\n\n\n")
 _PRONOUN = dict.fromkeys(("he", "she", "his", "her", "hers", "him", "himself", "herself"), "he")
 
 

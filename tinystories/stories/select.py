@@ -23,26 +23,28 @@ from tinystories.stories.near import grams
 from tinystories.terminal import progress
 
 NGRAM = 3  # words
-SLOTS = 2**28  # different hashes; of 10 million n-grams, 4 % share theirs with another
+MOST_SLOTS = 2**30  # bytes that say what is covered, one for each hash
 
 
 def select(stories: Iterable[str], count: int, size: int) -> set[int]:
     """The numbers of `size` of `count` stories, or of all where there are not more.
 
-    Of stories that add the same, the first is chosen. 4 bytes of memory per n-gram of a story:
-    some 1.5 GB for 2 million stories.
+    Of stories that add the same, the first is chosen. 4 bytes of memory per n-gram of a story,
+    and up to 1 GB for what is covered.
     """
     if size >= count:
         return set(range(count))
     ids = [_ids(text) for text in progress(stories, "reading n-grams", "stories", total=count)]
-    covered = np.zeros(SLOTS, bool)
+    slots = min(max(2**26, 64 * sum(map(len, ids))), MOST_SLOTS)  # so few n-grams share one
+    covered = np.zeros(slots, bool)
     bounds = [(-len(found), number) for number, found in enumerate(ids)]
     heapq.heapify(bounds)
     kept = set()
     with progress(None, "selecting", "stories", total=size) as bar:
         while len(kept) < size:
             _, number = bounds[0]
-            new = ids[number][~covered[ids[number]]]
+            places = ids[number] % slots
+            new = places[~covered[places]]
             heapq.heapreplace(bounds, (-len(new), number))
             if bounds[0] == (-len(new), number):  # still the best, though others are only bounds
                 heapq.heappop(bounds)
@@ -54,5 +56,4 @@ def select(stories: Iterable[str], count: int, size: int) -> set[int]:
 
 def _ids(text: str) -> np.ndarray:
     """The hashes of a text's n-grams, each once."""
-    ids = {zlib.crc32(gram.encode()) % SLOTS for gram in grams(text, NGRAM)}
-    return np.array(list(ids), np.uint32)
+    return np.array([zlib.crc32(gram.encode()) for gram in grams(text, NGRAM)], np.uint32)
