@@ -17,8 +17,8 @@ than half of a story has a lower J, so it may be missed.
 
 In a bucket each story meets only NEIGHBOURS others, those with the most similar signatures, so that
 time and memory grow with the stories and not with their square. Candidates whose signatures agree
-too little for the threshold are left out; the others are compared by their text. Nothing is dropped
-on an estimate.
+too little for the threshold are left out; of the others, the text of the COMPARED best ones is
+compared. Nothing is dropped on an estimate.
 """
 
 import heapq
@@ -41,6 +41,7 @@ NGRAM = 5  # words
 BANDS, ROWS = 64, 4
 HASHES = BANDS * ROWS
 NEIGHBOURS = 8  # of a bucket, which each story is compared with
+COMPARED = 8  # candidates of a story whose text is compared, those with the best estimate
 EXAMPLES = 20  # pairs to read
 SEED = 1  # of the hashes
 BATCH = 1000  # stories that are hashed at a time
@@ -123,15 +124,16 @@ def near_duplicates(
     """
     signatures, sizes = _sketch(stories, count)
     pairs = _candidates(signatures, sizes, first_train, threshold)
-    del signatures
     cached = lru_cache(1000)(lambda number: grams(stories[number]))
     copies: dict[int, Copy] = {}
     bar = progress(pairs, "comparing near-duplicates", "pairs")
     for story, group in groupby((divmod(pair, count) for pair in map(int, bar)), lambda p: p[0]):
         # A candidate that was dropped stands for the story that it was dropped for.
-        others = sorted({copies[o].kept if o in copies else o for _, o in group})
+        others = list({copies[o].kept if o in copies else o for _, o in group})
+        estimate = _containment_estimate(signatures, sizes, np.array(others), story)
+        likely = sorted(zip(-estimate, others, strict=True))[:COMPARED]
         own = grams(stories[story])
-        for other in others:  # validation comes first
+        for _, other in sorted(likely, key=lambda x: x[1] >= first_train):  # validation first
             if (similarity := containment(own, cached(other))) >= threshold:
                 copies[story] = Copy(other, similarity)
                 break
@@ -205,10 +207,17 @@ def _candidates(
 def _may_be_alike(signatures, sizes, early, late, threshold: float) -> np.ndarray:
     """Whether the signatures of pairs leave it possible that they reach the threshold.
 
-    The Jaccard similarity that a containment of `threshold` means for these sizes, less three
+    The Jaccard similarity that a containment of `threshold` means for these sizes, less two
     standard errors of its estimate.
     """
     shared = threshold * np.minimum(sizes[early], sizes[late])
     needed = shared / (sizes[early] + sizes[late] - shared)
     estimate = (signatures[early] == signatures[late]).mean(axis=1)
-    return estimate >= needed - 3 * np.sqrt(needed * (1 - needed) / HASHES)
+    return estimate >= needed - 2 * np.sqrt(needed * (1 - needed) / HASHES)
+
+
+def _containment_estimate(signatures, sizes, others: np.ndarray, story: int) -> np.ndarray:
+    """The containment of a story and each of others, from the share of hashes that agree."""
+    jaccard = (signatures[others] == signatures[story]).mean(axis=1)
+    shared = jaccard / (1 + jaccard) * (sizes[others] + sizes[story])
+    return shared / np.minimum(sizes[others], max(sizes[story], 1))
