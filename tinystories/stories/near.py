@@ -28,7 +28,7 @@ from array import array
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,8 @@ from tinystories.terminal import counted, progress
 NGRAM = 5  # words
 BANDS, ROWS = 64, 4
 HASHES = BANDS * ROWS
-NEIGHBOURS = 8  # of a bucket, which each story is compared with
+NEIGHBOURS = 4  # of a bucket, which a story's signature is compared with, on either side
+LEAST_SCORE = -2  # standard errors that the estimate of a candidate may be below the threshold
 COMPARED = 8  # candidates of a story whose text is compared, those with the best estimate
 EXAMPLES = 20  # pairs to read
 SEED = 1  # of the hashes
@@ -122,18 +123,16 @@ def near_duplicates(
     is dropped. A story is compared with kept stories only, so a chain of small changes does not
     take everything along; of near-duplicates in training the first one stays.
     """
-    signatures, sizes = _sketch(stories, count)
-    pairs = _candidates(signatures, sizes, first_train, threshold)
+    candidates = _candidates(*_sketch(stories, count), first_train, threshold)
     cached = lru_cache(1000)(lambda number: grams(stories[number]))
     copies: dict[int, Copy] = {}
-    bar = progress(pairs, "comparing near-duplicates", "pairs")
-    for story, group in groupby((divmod(pair, count) for pair in map(int, bar)), lambda p: p[0]):
-        # A candidate that was dropped stands for the story that it was dropped for.
-        others = list({copies[o].kept if o in copies else o for _, o in group})
-        estimate = _containment_estimate(signatures, sizes, np.array(others), story)
-        likely = sorted(zip(-estimate, others, strict=True))[:COMPARED]
+    having = np.flatnonzero((candidates >= 0).any(axis=1)).tolist()
+    for story in progress(having, "comparing near-duplicates", "stories"):
         own = grams(stories[story])
-        for _, other in sorted(likely, key=lambda x: x[1] >= first_train):  # validation first
+        others = [n for n in candidates[story].tolist() if n >= 0]
+        # A candidate that was dropped stands for the story that it was dropped for.
+        others = dict.fromkeys(copies[n].kept if n in copies else n for n in others)
+        for other in sorted(others, key=lambda n: min(n, first_train)):  # validation comes first
             if (similarity := containment(own, cached(other))) >= threshold:
                 copies[story] = Copy(other, similarity)
                 break
@@ -181,43 +180,45 @@ def _sketch(stories: StoryFiles, count: int) -> tuple[np.ndarray, np.ndarray]:
 def _candidates(
     signatures: np.ndarray, sizes: np.ndarray, first_train: int, threshold: float
 ) -> np.ndarray:
-    """Pairs of stories to compare, as later * count + earlier, sorted."""
+    """The earlier stories to compare each story with, int32 [count, COMPARED], the best first.
+
+    -1 fills the places that are left, and those of validation stories.
+    """
     count = len(sizes)
     keys = signatures.view(np.uint64)  # [count, BANDS]: the ROWS numbers of a band are one key
-    found = np.empty(0, np.int64)
+    best = np.full((count, COMPARED), -1, np.int32)
+    scores = np.full((count, COMPARED), LEAST_SCORE, np.float32)
     for band in progress(range(BANDS), "matching near-duplicates", "bands"):
         # Sorted by the next band, too: in a large bucket, similar signatures become neighbours.
         order = np.lexsort((keys[:, (band + 1) % BANDS], keys[:, band]))
         key = keys[order, band]
-        parts = [found]
         for distance in range(1, NEIGHBOURS + 1):
             same = np.flatnonzero(key[distance:] == key[:-distance])
             a, b = order[same], order[same + distance]
-            early, late = np.minimum(a, b), np.maximum(a, b)
-            wanted = (late >= first_train) & (sizes[early] > 0)  # no n-grams: no words to compare
-            early, late = early[wanted], late[wanted]
-            for i in range(0, len(late), PAIR_BATCH):
-                pair = early[i : i + PAIR_BATCH], late[i : i + PAIR_BATCH]
-                alike = _may_be_alike(signatures, sizes, *pair, threshold)
-                parts.append((pair[1] * count + pair[0])[alike])
-        found = np.unique(np.concatenate(parts))
-    return found
+            for early, late in ((a, b), (b, a)):  # in each, a story comes once as the late one
+                wanted = (early < late) & (late >= first_train) & (sizes[early] > 0)
+                early, late = early[wanted], late[wanted]
+                for i in range(0, len(late), PAIR_BATCH):
+                    pair = early[i : i + PAIR_BATCH], late[i : i + PAIR_BATCH]
+                    score = _score(signatures, sizes, *pair, threshold)
+                    _keep_best(best, scores, *pair, score)
+    return np.take_along_axis(best, np.argsort(-scores, axis=1), axis=1)
 
 
-def _may_be_alike(signatures, sizes, early, late, threshold: float) -> np.ndarray:
-    """Whether the signatures of pairs leave it possible that they reach the threshold.
+def _score(signatures, sizes, early, late, threshold: float) -> np.ndarray:
+    """By how many standard errors the signatures of pairs agree more than they need to.
 
-    The Jaccard similarity that a containment of `threshold` means for these sizes, less two
-    standard errors of its estimate.
+    What is needed is the Jaccard similarity that a containment of `threshold` means for the sizes.
     """
     shared = threshold * np.minimum(sizes[early], sizes[late])
     needed = shared / (sizes[early] + sizes[late] - shared)
-    estimate = (signatures[early] == signatures[late]).mean(axis=1)
-    return estimate >= needed - 2 * np.sqrt(needed * (1 - needed) / HASHES)
+    estimate = np.count_nonzero(signatures[early] == signatures[late], axis=1) / HASHES
+    return (estimate - needed) / (np.sqrt(needed * (1 - needed) / HASHES) + 1e-3)
 
 
-def _containment_estimate(signatures, sizes, others: np.ndarray, story: int) -> np.ndarray:
-    """The containment of a story and each of others, from the share of hashes that agree."""
-    jaccard = (signatures[others] == signatures[story]).mean(axis=1)
-    shared = jaccard / (1 + jaccard) * (sizes[others] + sizes[story])
-    return shared / np.minimum(sizes[others], max(sizes[story], 1))
+def _keep_best(best, scores, early, late, score) -> None:
+    """Put pairs in the place of worse ones; each story comes at most once as the late one."""
+    worst = scores[late].argmin(axis=1)
+    better = (score > scores[late, worst]) & (best[late] != early[:, None]).all(axis=1)
+    place = late[better], worst[better]
+    best[place], scores[place] = early[better], score[better]
