@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Name, OpenFraction
+from tinystories.ranges import Count, Name, OpenFraction, PositiveFraction
 from tinystories.stories.catalog import NAMES, Source, is_on_hub, open_source
 from tinystories.stories.files import SEPARATOR, short_name
 from tinystories.stories.mixture import (
+    EXAMPLES,
     Ingredient,
     clean_into,
     combine,
@@ -55,6 +56,8 @@ class Settings(RangedSettings):
     text_field: str | None = None  # older name of column
     max_stories: Count | None = None  # limit of training stories, per source
     clean: bool = True  # fix text, drop broken or duplicate stories
+    near_duplicates: PositiveFraction | None = None  # drop as similar; try 0.8
+    select: Count | None = None  # keep so many, those that cover most
     # Vocabulary
     tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # GPT-2's, or trained on the stories
     vocab_size: int | None = None  # 257 and more; None: GPT-2's, bpe: 4096
@@ -69,6 +72,8 @@ class Settings(RangedSettings):
         read_weights(self.weights, len(names))
         if len(names) > 1 and self.val_source:
             raise UserError("val_source goes with one source; several bring their own validation")
+        if self.separator is None and (self.near_duplicates or self.select):
+            raise UserError("separator=none makes one text: no near_duplicates or select in it")
         self.column, self.text_field = self.column or self.text_field, None
         if self.separator:
             self.separator = re.sub(r"\\([nrt\\])", lambda m: ESCAPES[m[1]], self.separator)
@@ -99,7 +104,7 @@ from tinystories.dataset import (
     write_vocabulary,
 )
 from tinystories.files import only_writer, replace_folder, short_path
-from tinystories.stories.cleaning import RULES
+from tinystories.stories.cleaning import BY_SETTING, RULES
 from tinystories.terminal import counted, duration, progress, short_count, wrapped
 
 
@@ -184,7 +189,7 @@ def prepared_inputs(meta: dict) -> dict:
     """The inputs in a meta.json, perhaps of a version that had fewer settings."""
     stored = {k: v for k, v in meta["settings"].items() if k != "text_field"}
     newer = {"column": meta["settings"].get("text_field"), "separator": Settings.separator}
-    newer |= {"weights": None}
+    newer |= {"weights": None, "near_duplicates": None, "select": None}
     return {"settings": newer | stored, "files": meta.get("files")}
 
 
@@ -192,7 +197,7 @@ def build(s: Settings, sources: list[Source], folder: Path) -> dict:
     """Write a dataset's files into `folder`; returns the metadata of its content."""
     ingredients = combine(sources, read_weights(s.weights, len(sources)))
     # Kept in files, since they are read twice where a vocabulary is trained, and sources are slow.
-    clean_into(folder, ingredients, s.clean, s.max_stories)
+    clean_into(folder, ingredients, s.clean, s.max_stories, s.near_duplicates, s.select)
     if s.vocab_size is None:
         tok = tokenizer.gpt2()
     else:
@@ -283,6 +288,8 @@ def print_summary(s: Settings, folder: Path, meta: dict) -> None:
     for split in SPLITS:
         kept = sum(part[split].get("kept", meta["splits"][split]["stories"]) for part in parts)
         print_cleaning(split, meta["cleaning"][split], kept)
+    if (folder / EXAMPLES).exists():
+        print(f"{EXAMPLES} has near-duplicates to read, the least similar first")
 
 
 def print_cleaning(split: str, rules: dict[str, int], kept: int) -> None:
@@ -295,7 +302,7 @@ def print_cleaning(split: str, rules: dict[str, int], kept: int) -> None:
     if repaired := {rule: n for rule, n in rules.items() if rule not in dropped}:
         print(f"repaired in {split}:")
         print_rules(repaired)
-    if total > kept:
+    if total > kept + sum(rules.get(rule, 0) for rule in BY_SETTING):
         print("--clean=False keeps all of them as they are")
 
 

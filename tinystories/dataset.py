@@ -34,7 +34,7 @@ SPLITS = ("train", "val")
 SPLIT_FIELDS = ("stories", "tokens", "bytes", "sha256")  # in meta.json, of each split
 OWN_FILES = {  # what commands write into a dataset's folder
     *("train.bin", "val.bin", "meta.json", *VOCABULARY, "meta.pkl"),
-    *("explore.png", "explore.txt", "checked.json"),
+    *("explore.png", "explore.txt", "checked.json", "near_duplicates.txt"),
 }
 CHUNK = 2**22  # ids that are read at a time
 PROBES, PROBE = 16, 4096  # places of a foreign .bin that are looked at, ids at each

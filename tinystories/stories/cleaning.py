@@ -22,7 +22,11 @@ RULES = {
     "ends_midway": "dropped, ends in the middle of a sentence",
     "duplicate": "dropped, the same text came before",
     "in_validation": "dropped from train, occurs in validation",
+    "near_duplicate": "dropped, nearly the same as a story that came before",
+    "near_validation": "dropped from train, nearly the same as a validation story",
+    "not_selected": "dropped, adds less than those that --select keeps",
 }
+BY_SETTING = ("near_duplicate", "near_validation", "not_selected")  # without them nothing drops
 
 MIN_BYTES = 60  # UTF-8: about ten English words, or twenty Chinese characters
 

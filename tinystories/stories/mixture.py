@@ -13,6 +13,8 @@ from tinystories.stories.catalog import SPLITS, Source, known_name
 from tinystories.stories.cleaning import RULES, cleaned, digest
 from tinystories.terminal import counted, progress
 
+EXAMPLES = "near_duplicates.txt"  # in the dataset's folder: dropped stories, with what was kept
+
 
 @dataclass
 class Ingredient:
@@ -64,7 +66,12 @@ def read_weights(text: str | None, count: int) -> list[float]:
 
 
 def clean_into(
-    folder: Path, ingredients: Sequence[Ingredient], clean: bool, limit: int | None
+    folder: Path,
+    ingredients: Sequence[Ingredient],
+    clean: bool,
+    limit: int | None = None,
+    near_duplicates: float | None = None,
+    select: int | None = None,
 ) -> None:
     """Clean the stories of each source into a temporary file per split, `stories_path`.
 
@@ -74,6 +81,8 @@ def clean_into(
 
     Args:
         limit: training stories of each source, at most.
+        near_duplicates: the similarity from which a training story is dropped, see near.py.
+        select: of what is left then, training stories of all sources together, see select.py.
     """
     seen = {split: set() for split in SPLITS}  # digests
     for split in reversed(SPLITS):  # validation first, since its stories are excluded from train
@@ -95,6 +104,58 @@ def clean_into(
                 raise UserError(f"{source.origin}: no {split} story is left; see --clean{most}")
             ingredient.kept[split] = kept
             ingredient.cleaning[split] = {rule: counts[rule] for rule in RULES if counts[rule]}
+    if near_duplicates is not None:
+        _drop_near_duplicates(folder, ingredients, near_duplicates)
+    if select is not None:
+        _select(folder, ingredients, select)
+
+
+def _drop_near_duplicates(folder: Path, ingredients: Sequence[Ingredient], least: float) -> None:
+    """Drop training stories that are nearly a validation story or one before; keep some to read."""
+    from tinystories.stories.near import StoryFiles, near_duplicates, write_examples
+
+    first_train, count = (sum(i.kept[split] for i in ingredients) for split in ("val", "train"))
+    paths = [stories_path(folder, x, n) for x in reversed(SPLITS) for n in range(len(ingredients))]
+    stories = StoryFiles(paths)
+    copies = near_duplicates(stories, first_train + count, first_train, least)
+    write_examples(folder / EXAMPLES, stories, copies)
+    names = ("near_duplicate", "near_validation")
+    rules = {n - first_train: names[copy.kept < first_train] for n, copy in copies.items()}
+    _drop(folder, ingredients, rules)
+    if not any(i.kept["train"] for i in ingredients):
+        raise UserError(
+            f"near_duplicates={least:g} leaves no training story: all are nearly in validation"
+        )
+
+
+def _select(folder: Path, ingredients: Sequence[Ingredient], size: int) -> None:
+    """Keep so many training stories, those that together cover most."""
+    from tinystories.stories.near import StoryFiles
+    from tinystories.stories.select import select
+
+    stories = StoryFiles([stories_path(folder, "train", n) for n in range(len(ingredients))])
+    count = sum(i.kept["train"] for i in ingredients)
+    kept = select(stories, count, size)
+    _drop(folder, ingredients, dict.fromkeys(set(range(count)) - kept, "not_selected"))
+
+
+def _drop(folder: Path, ingredients: Sequence[Ingredient], rules: dict[int, str]) -> None:
+    """Drop training stories, each by a rule; they are numbered through all sources."""
+    first = 0
+    for number, ingredient in enumerate(ingredients):
+        path, counts = stories_path(folder, "train", number), Counter()
+        kept_path = path.with_suffix(".kept")
+        with open(path, "rb") as file, open(kept_path, "wb") as kept:
+            for story, line in enumerate(file, first):
+                if rule := rules.get(story):
+                    counts[rule] += 1
+                else:
+                    kept.write(line)
+        kept_path.replace(path)
+        first += ingredient.kept["train"]
+        ingredient.kept["train"] -= counts.total()
+        counts.update(ingredient.cleaning["train"])
+        ingredient.cleaning["train"] = {rule: counts[rule] for rule in RULES if counts[rule]}
 
 
 def stories_path(folder: Path, split: str, number: int) -> Path:
