@@ -72,6 +72,15 @@ def test_matrices_that_share_a_parameter_are_orthogonalized_one_by_one(arch):
             torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-3)
 
 
+def test_heads_and_groups_of_hidden_units_are_matrices_of_their_own():
+    def counts(**shape) -> list[int]:
+        return [count for _, count in GPT(GPTConfig(300, 16, n_layer=1, **shape)).block_matrices()]
+
+    assert counts(n_head=6, n_embd=192) == [18, 1, 12, 1]  # 3 x 6 heads; 768 units
+    assert counts(n_head=3, n_embd=192, arch="qwen3") == [9, 1, 16, 1]  # gate and up: 512 each
+    assert counts(n_head=2, n_embd=100, head_dim=24, arch="qwen3") == [6, 1, 9, 1]
+
+
 def test_muon_takes_the_matrices_of_blocks_and_both_follow_one_schedule():
     gpt = small(arch="qwen3")
     optimizer = make(gpt, optimizer="muon", learning_rate=1e-3, muon_learning_rate=0.02)
@@ -101,6 +110,22 @@ def test_a_saved_state_is_continued_with_the_settings_of_this_run():
     states = (part.state_dict()["state"] for part in (first.parts["muon"], second.parts["muon"]))
     for mine, loaded in zip(*(state.values() for state in states), strict=True):
         assert torch.equal(mine["momentum_buffer"], loaded["momentum_buffer"])
+
+
+def test_momentum_is_continued_however_a_version_groups_the_matrices():
+    gpt = small(arch="qwen3")
+    saved = make(gpt, optimizer="muon").state_dict()["muon"]
+    second = make(gpt, optimizer="muon").parts["muon"]
+    second.load_state_dict(saved)  # of a run that was stopped before its first step
+    assert not second.state
+    parameters = [p for p, _ in gpt.block_matrices()]
+    buffers = [torch.randn_like(p) for p in parameters]
+    # As an earlier version grouped them: queries, keys and values like the output projection.
+    order = sorted(range(len(parameters)), key=lambda n: parameters[n].shape[1])
+    state = {n: {"momentum_buffer": buffers[place]} for n, place in enumerate(order)}
+    second.load_state_dict(saved | {"state": state})
+    for parameter, buffer in zip(parameters, buffers, strict=True):
+        assert torch.equal(second.state[parameter]["momentum_buffer"], buffer)
 
 
 @pytest.mark.parametrize(("now", "before"), [("adamw", "muon"), ("muon", "adamw")])

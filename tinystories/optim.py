@@ -3,6 +3,7 @@ the average of the weights.
 """
 
 import math
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -74,6 +75,16 @@ class Muon(torch.optim.Optimizer):
             for p, part in zip(group["params"], parts, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(part, alpha=-rate)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over momentum, matched by shape and order: versions group matrices differently."""
+        saved: dict[torch.Size, list[Tensor]] = {}
+        for _, state in sorted(state_dict["state"].items()):  # none before the first step
+            momentum = state["momentum_buffer"]
+            saved.setdefault(momentum.shape, []).append(momentum)
+        for p in chain.from_iterable(group["params"] for group in self.param_groups):
+            if saved:
+                self.state[p] = {"momentum_buffer": saved[p.shape].pop(0).to(p.device)}
+
 
 class Optimizer:
     """AdamW, or Muon for the matrices inside blocks and AdamW for the rest, and what goes with it.
@@ -99,8 +110,8 @@ class Optimizer:
         self.parts["optimizer"] = torch.optim.AdamW(groups, **options)
         if matrices:
             dtype = torch.float32 if hardware.dtype == torch.float16 else hardware.dtype
-            options = {"lr": s.muon_learning_rate, "momentum": 0.95, "weight_decay": s.weight_decay}
-            self.parts["muon"] = Muon(matrices, dtype, **options)
+            options = {"lr": s.muon_learning_rate, "momentum": s.beta1}
+            self.parts["muon"] = Muon(matrices, dtype, **options, weight_decay=s.weight_decay)
         for group in self.groups:
             group["initial_lr"] = group["lr"]
         in_float16 = hardware.dtype == torch.float16
