@@ -1,0 +1,123 @@
+"""Records of TinyStories-Instruct: header lines that ask for a story, then the story.
+
+    Words: jump, boat, brave
+    Features: Dialogue, MoralValue
+    Summary: A girl jumps into a boat and finds out that she is brave.
+    Random sentence: The boat began to rock.
+    Story:
+
+    Once upon a time, ...
+
+As in the TinyStories paper (Eldan and Li 2023, arXiv 2305.07759, section 4): a record has some of
+the four headers, in any order. Published records without a summary before the story have it
+after the story, in a line of the same form.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from configurator import UserError
+
+HEADERS = ("Words", "Features", "Summary", "Random sentence")
+FEATURES = ("Dialogue", "MoralValue", "BadEnding", "Twist", "Conflict", "Foreshadowing")
+STORY_MARK = "Story: \n\n"  # between the headers of a record and its story
+ASKING = re.compile(rf"(?:{'|'.join(HEADERS)}):")
+MARK = re.compile(r"^Story:", re.MULTILINE)
+AFTER = re.compile(rf"\n\s*{ASKING.pattern}.*\Z", re.DOTALL)  # a header line after the story
+# "Stop!" said Mia. is one sentence: no sentence begins with a small letter.
+SENTENCE = re.compile(r"\S.*?[.!?]+[\"')”’]*(?=\s+[^a-z\s]|\s*\Z)", re.DOTALL)
+
+
+class Record(NamedTuple):
+    """A record; `prompt` is all of it up to "Story:"."""
+
+    prompt: str
+    headers: dict[str, str]  # by name; of one that is repeated, the last
+    story: str
+
+    @property
+    def words(self) -> list[str]:
+        return _items(self.headers.get("Words", ""))
+
+    @property
+    def features(self) -> list[str]:
+        return _items(self.headers.get("Features", ""))
+
+    @property
+    def summary(self) -> str:
+        return self.headers.get("Summary", "")
+
+    @property
+    def sentence(self) -> str:
+        return self.headers.get("Random sentence", "")
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def write(headers: Mapping[str, str], story: str) -> str:
+    """A record with those headers that have a value, in the order given."""
+    return header_lines(headers) + STORY_MARK + story
+
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """The headers that have a value, each in a line of its own."""
+    return "".join(f"{name}: {value}\n" for name, value in headers.items() if value)
+
+
+def parse(text: str) -> Record | None:
+    """Read a record; None where the text is none: it has no header, or no "Story:" after it."""
+    mark = MARK.search(text)
+    if not mark or not ASKING.match(text):
+        return None
+    headers, name = {}, ""
+    for line in text[: mark.start()].splitlines():
+        if ASKING.match(line):
+            name, _, line = line.partition(":")
+            headers[name] = ""
+        headers[name] = f"{headers[name]} {line.strip()}".strip()
+    headers = {name: value for name, value in headers.items() if value}
+    return Record(text[: mark.end()], headers, only_story(text[mark.end() :]))
+
+
+def only_story(text: str) -> str:
+    """What follows "Story:", without the space around it and without a summary at the end."""
+    return AFTER.sub("", text).strip()
+
+
+def story_of(text: str) -> str:
+    """The story of a record; a text that is no record is the story."""
+    record = parse(text)
+    return record.story if record else text
+
+
+def has_records(texts: Iterable[str]) -> bool:
+    """Whether there is a record among some texts."""
+    return any(parse(text) for text in texts)
+
+
+def sentences(story: str) -> list[str]:
+    """The sentences of a story, each in one line; a story without any is one."""
+    return [" ".join(sentence.split()) for sentence in SENTENCE.findall(story)] or [story]
+
+
+def read_features(text: str) -> list[str]:
+    """The features in a list with commas, as they are written in records.
+
+    Raises UserError for one that no record has.
+    """
+    known = {name.lower(): name for name in FEATURES}
+    wanted = _items(text)
+    unknown = [name for name in wanted if name.lower() not in known]
+    if unknown or not wanted:
+        raise UserError(f"features={text}: choose from {','.join(FEATURES)}")
+    return [known[name.lower()] for name in wanted]
+
+
+def one_line(name: str, value: str) -> str:
+    """A header's value; raises UserError for one that is empty or has several lines."""
+    if not value.strip() or len(value.splitlines()) > 1:
+        raise UserError(f"{name}={value!r}: give one line")
+    return value.strip()
