@@ -76,7 +76,7 @@ class Settings(RangedSettings):
             raise UserError("val_source goes with one source; several bring their own validation")
         if self.instruct and "storybook" not in names:
             raise UserError(
-                "instruct goes with --source=storybook; tinystories_instruct has header lines anyway"
+                "instruct is for --source=storybook; tinystories_instruct has its headers already"
             )
         if self.separator is None and (self.near_duplicates or self.select):
             raise UserError("separator=none makes one text: no near_duplicates or select in it")
