@@ -17,7 +17,7 @@ from typing import Any
 from configurator import UserError
 from tinystories import generate
 from tinystories.evaluation.features import RULES
-from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
+from tinystories.evaluation.results import Rows, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject
 from tinystories.files import atomic_write, checksum
 from tinystories.stories.instruct import Record, has_records, only_story, parse
@@ -26,7 +26,7 @@ from tinystories.stories.words import Lexicon, read_words, words_in
 MAX_HEADERS = 200
 MAX_SHIFTS = 20  # how many other headers each story is compared with for chance
 STORIES = "evaluation_instruct.jsonl"  # in the run folder
-WORDS, SENTENCES, SUMMARY = "words that occur", "sentences kept", "nearer to own summary"
+WORDS, SENTENCE, SUMMARY = "words", "sentence", "own summary"  # the nearer of two
 
 
 def has_headers(subject: Subject) -> bool:
@@ -59,17 +59,19 @@ def measure(subject: Subject) -> dict:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     atomic_write(subject.folder / STORIES, "".join(lines).encode())
     scorer = Scorer(records)
-    return scorer.shares(stories) | {
-        "validation_stories": scorer.shares([r.story for r in records])
-    }
+    real = scorer.shares([record.story for record in records])
+    return scorer.shares(stories) | {"validation_stories": real}
 
 
 def rows(result: dict) -> Rows:
     """The result in the table."""
-    shown = {"headers": number(result["headers"])}
-    for name, share in result["asked"].items():
-        shown |= {name: percent(share), "  by chance": percent(share["chance"])}
-    return {"Stories that do what their header asks": shown}
+    asked = result["asked"]
+    shares = {f"{name}, of {share['count']}": percent(share) for name, share in asked.items()}
+    chance = {f"{name}, chance": percent(share["chance"]) for name, share in asked.items()}
+    return {
+        "Stories that have what their header asks for": shares,
+        "The same for the headers of other stories": chance,
+    }
 
 
 def read_records(subject: Subject) -> list[Record]:
@@ -141,13 +143,13 @@ class Scorer:
             stories: each as its text in one line, and its words.
             shift: story i is held against the header of record i + shift.
         """
-        n, outcomes = len(stories), {name: [] for name in (WORDS, SENTENCES, *RULES, SUMMARY)}
+        n, outcomes = len(stories), {name: [] for name in (WORDS, SENTENCE, *RULES, SUMMARY)}
         for i, (text, words) in enumerate(stories):
             number = (i + shift) % n
             record = self.records[number]
             outcomes[WORDS] += [self.lexicon.occurs(word, words) for word in record.words]
             if record.sentence:
-                outcomes[SENTENCES].append(" ".join(record.sentence.split()) in text)
+                outcomes[SENTENCE].append(" ".join(record.sentence.split()) in text)
             for name in record.features:
                 if name in RULES:
                     outcomes[name].append(RULES[name](text))
@@ -157,7 +159,7 @@ class Scorer:
         return {name: values for name, values in outcomes.items() if values}
 
     def another_summary(self, number: int) -> int | None:
-        """The next record that has a summary, another one than this record's; None: there is none."""
+        """The next record with a summary that is not this record's; None where there is none."""
         n, own = len(self.records), self.summaries[number]
         others = ((number + step) % n for step in range(1, n))
         return next((i for i in others if self.summaries[i] and self.summaries[i] != own), None)

@@ -103,21 +103,27 @@ def sentences(story: str) -> list[str]:
     return [" ".join(sentence.split()) for sentence in SENTENCE.findall(story)] or [story]
 
 
-def read_features(text: str) -> list[str]:
-    """The features in a list with commas, as they are written in records.
+def prompt_of(
+    words: str | None, features: str | None, summary: str | None, sentence: str | None
+) -> str:
+    """The headers that ask for a story, up to "Story:"; "" where nothing is asked for.
 
-    Raises UserError for one that no record has.
+    Words and features are lists with commas. Raises UserError for a value that is empty or has
+    several lines, and for a feature that no record has.
     """
+    given = {"words": words, "features": features, "summary": summary, "sentence": sentence}
+    for name, value in given.items():
+        if value is not None and (not value.strip(", \n") or len(value.strip().splitlines()) > 1):
+            raise UserError(f"{name}={value!r}: give one line")
     known = {name.lower(): name for name in FEATURES}
-    wanted = _items(text)
-    unknown = [name for name in wanted if name.lower() not in known]
-    if unknown or not wanted:
-        raise UserError(f"features={text}: choose from {','.join(FEATURES)}")
-    return [known[name.lower()] for name in wanted]
-
-
-def one_line(name: str, value: str) -> str:
-    """A header's value; raises UserError for one that is empty or has several lines."""
-    if not value.strip() or len(value.splitlines()) > 1:
-        raise UserError(f"{name}={value!r}: give one line")
-    return value.strip()
+    wanted = _items(features or "")
+    if unknown := [name for name in wanted if name.lower() not in known]:
+        raise UserError(f"features: no {unknown[0]}; choose from {', '.join(FEATURES)}")
+    values = (
+        ", ".join(_items(words or "")),
+        ", ".join(known[name.lower()] for name in wanted),
+        (summary or "").strip(),
+        (sentence or "").strip(),
+    )
+    lines = header_lines(dict(zip(HEADERS, values, strict=True)))
+    return f"{lines}Story:" if lines else ""
