@@ -86,7 +86,7 @@ from tinystories.generate import (
     prepare_for_generation,
 )
 from tinystories.run import load_model, locate, run_folder
-from tinystories.stories.instruct import has_records, prompt_of
+from tinystories.stories.instruct import cut_for, has_records, prompt_of
 from tinystories.terminal import WordWrap, log_stderr, progress
 from tinystories.tokenizer import END_OF_TEXT
 
@@ -113,7 +113,7 @@ def main(s: Settings) -> None:
         log_stderr(reason)
 
     def generate(prompt: str, count: int, seed: int) -> Iterator[list[Piece]]:
-        whole = f"{header}\n\n{prompt}" if header and prompt else header or prompt
+        whole = header + prompt if prompt else cut_for(header, tokenizer.encode)
         length = len(tokenizer.encode(whole)) + 1
         if length > model.config.block_size:
             log_stderr(f"the prompt has {length} tokens; the model reads only the last of them")

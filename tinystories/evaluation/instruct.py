@@ -20,7 +20,7 @@ from tinystories.evaluation.features import RULES
 from tinystories.evaluation.results import Rows, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject
 from tinystories.files import atomic_write, checksum
-from tinystories.stories.instruct import Record, has_records, only_story, parse
+from tinystories.stories.instruct import Record, cut_for, has_records, only_story, parse
 from tinystories.stories.words import Lexicon, read_words, words_in
 
 MAX_HEADERS = 200
@@ -86,23 +86,30 @@ def read_records(subject: Subject) -> list[Record]:
 
 
 def write_stories(subject: Subject, records: Sequence[Record]) -> list[str]:
-    """A story of the model for each header, one after the other: headers differ in length."""
-    s, hardware = subject.settings, subject.hardware
+    """A story of the model for each header; headers of as many tokens are a batch."""
+    s, hardware, encode = subject.settings, subject.hardware, subject.tokenizer.encode
     model = generate.prepare_for_generation(subject.model.eval(), hardware)
-    stories = []
-    for i, record in enumerate(subject.progress(records, "writing to order", "stories")):
-        pieces = generate.generate_stories(
-            model,
-            subject.tokenizer,
-            hardware,
-            record.prompt,
-            max_new_tokens=4 * s.max_chars,  # never cuts: a character has at most 4 tokens
-            sampling=generate.Sampling(s.temperature),
-            seed=s.seed + i,
-            max_chars=s.max_chars,
-        )
-        (story,) = generate.collect_stories(pieces, "", 1)
-        stories.append(only_story(story.text)[: s.max_chars])
+    prompts = [cut_for(record.prompt, encode) for record in records]
+    batches = defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        batches[len(encode(prompt))].append(number)
+    stories = [""] * len(records)
+    with subject.progress(None, "writing to order", "stories", total=len(records)) as bar:
+        for batch in batches.values():
+            pieces = generate.generate_stories(
+                model,
+                subject.tokenizer,
+                hardware,
+                [prompts[number] for number in batch],
+                max_new_tokens=4 * s.max_chars,  # never cuts: a character has at most 4 tokens
+                sampling=generate.Sampling(s.temperature),
+                seed=s.seed + batch[0],
+                max_chars=s.max_chars,
+            )
+            written = generate.collect_stories(pieces, "", len(batch))
+            for number, story in zip(batch, written, strict=True):
+                stories[number] = only_story(story.text)[: s.max_chars]
+            bar.update(len(batch))
     return stories
 
 

@@ -14,7 +14,7 @@ after the story, in a line of the same form.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from configurator import UserError
@@ -30,9 +30,9 @@ SENTENCE = re.compile(r"\S.*?[.!?]+[\"')”’]*(?=\s+[^a-z\s]|\s*\Z)", re.DOTAL
 
 
 class Record(NamedTuple):
-    """A record; `prompt` is all of it up to "Story:"."""
+    """A record."""
 
-    prompt: str
+    prompt: str  # all of it before the story
     headers: dict[str, str]  # by name; of one that is repeated, the last
     story: str
 
@@ -79,7 +79,9 @@ def parse(text: str) -> Record | None:
             headers[name] = ""
         headers[name] = f"{headers[name]} {line.strip()}".strip()
     headers = {name: value for name, value in headers.items() if value}
-    return Record(text[: mark.end()], headers, only_story(text[mark.end() :]))
+    rest = text[mark.end() :]
+    begin = len(text) - len(rest.lstrip())
+    return Record(text[:begin], headers, only_story(rest))
 
 
 def only_story(text: str) -> str:
@@ -106,7 +108,7 @@ def sentences(story: str) -> list[str]:
 def prompt_of(
     words: str | None, features: str | None, summary: str | None, sentence: str | None
 ) -> str:
-    """The headers that ask for a story, up to "Story:"; "" where nothing is asked for.
+    """All of a record before its story; "" where nothing is asked for.
 
     Words and features are lists with commas. Raises UserError for a value that is empty or has
     several lines, and for a feature that no record has.
@@ -126,4 +128,19 @@ def prompt_of(
         (sentence or "").strip(),
     )
     lines = header_lines(dict(zip(HEADERS, values, strict=True)))
-    return f"{lines}Story:" if lines else ""
+    return f"{lines}Story:\n\n" if lines else ""
+
+
+def cut_for(prompt: str, encode: Callable[[str], list[int]]) -> str:
+    """What to give a model of the text before a story, so that it has the ids of training.
+
+    GPT-2's vocabulary has other ids for two line breaks at the end of a text than for those before
+    a word. There the model writes the line breaks itself.
+    """
+    whole = encode(f"{prompt}A")
+    choices = (text for text in (prompt, prompt.rstrip()) if starts_with(whole, encode(text)))
+    return next(choices, prompt)
+
+
+def starts_with(ids: list[int], first: list[int]) -> bool:
+    return ids[: len(first)] == first

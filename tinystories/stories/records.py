@@ -42,6 +42,7 @@ def make_record(index: int, seed: int = 0) -> str:
     rng = random.Random(f"storybook record {seed} {index}")
     silent, moral = rng.random() < 0.5, rng.random() < 0.5
     world = World(rng, silent=silent, moral=moral)
+    world.brief = True  # so that most records fit into a window of 256 tokens
     plot = world.pick(PLOTS)
     plot(world)
     values = {
