@@ -3,8 +3,8 @@
 The data:  python prepare.py --source=tinystories_instruct
 Training:  python train.py config/tinystories_instruct_30m.py
 Sampling:  python sample.py --words="boat, brave, soup" --features=Twist
-It writes stories from a summary, a sentence, words or features. A step has as many tokens as one of tinystories_30m; its
-learning rate is taken over and not tuned here.
+It writes stories from a summary, a sentence, words or features. A step has as many tokens as one of
+tinystories_30m; its learning rate is taken over and not tuned here.
 """
 
 out_dir = "out/tinystories_instruct_30m"

@@ -138,9 +138,8 @@ def cut_for(prompt: str, encode: Callable[[str], list[int]]) -> str:
     a word. There the model writes the line breaks itself.
     """
     whole = encode(f"{prompt}A")
-    choices = (text for text in (prompt, prompt.rstrip()) if starts_with(whole, encode(text)))
-    return next(choices, prompt)
-
-
-def starts_with(ids: list[int], first: list[int]) -> bool:
-    return ids[: len(first)] == first
+    for text in (prompt, prompt.rstrip()):
+        ids = encode(text)
+        if ids == whole[: len(ids)]:
+            return text
+    return prompt
