@@ -32,7 +32,7 @@ class Settings(RangedSettings):
     compare: str | None = None  # run folders and hf:NAMEs, separated by commas
     plot: str = "out/compare.png"  # file for the curves of --compare
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
-    what: str = "loss,pairs,generation,memorization"  # parts to measure
+    what: str = "loss,pairs,generation,memorization,instruct"  # parts to measure
     overwrite: bool = False  # ignore cached results in evaluation.json
     # Texts
     dataset: str | None = None  # folder in data/; None: the run's own, which hf:NAME shares
@@ -91,7 +91,7 @@ class Settings(RangedSettings):
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import device
-from tinystories.evaluation import memorization, validation
+from tinystories.evaluation import instruct, memorization, validation
 from tinystories.evaluation.results import RESULT, Rows, number, read_results, write_results
 from tinystories.evaluation.subject import Subject, open_data, open_subject
 from tinystories.files import short_path
@@ -236,12 +236,15 @@ def evaluate(subject: Subject) -> dict:
     """
     s, path = subject.settings, subject.folder / RESULT
     cached = read_results(path, subject.info)
-    for part in s.parts():
+    parts = s.parts()
+    if s.what == Settings.what and not instruct.has_headers(subject):
+        parts.remove("instruct")  # nobody asked for it, and the stories have no headers
+    for part in parts:
         MODULES[part].key(subject)  # complain about a bad file now, not after minutes
     log_stderr(f"{subject.info['checkpoint']} of {subject.name}")
     kept = []
-    for i, part in enumerate(s.parts(), 1):
-        module, subject = MODULES[part], replace(subject, stage=f"{i} of {len(s.parts())}: ")
+    for i, part in enumerate(parts, 1):
+        module, subject = MODULES[part], replace(subject, stage=f"{i} of {len(parts)}: ")
         result = cached.get(part, {})
         incomplete = result.get("failed")  # stories that have no grades yet
         if s.overwrite or incomplete or result.get("key") != module.key(subject):
@@ -255,7 +258,7 @@ def evaluate(subject: Subject) -> dict:
             kept.append(part)
     if kept:
         log_stderr(f"  from {RESULT} (unless --overwrite=True): {', '.join(kept)}")
-    return {"run": subject.info} | {part: cached[part] for part in s.parts()}
+    return {"run": subject.info} | {part: cached[part] for part in parts}
 
 
 def drop_outdated(cached: dict) -> None:

@@ -6,6 +6,7 @@
     python prepare.py --source=book.txt --separator=none  one text, as it is
     python prepare.py --source=tinystories,mine --weights=1,2   several sources
     python prepare.py --source=storybook --tokenizer=bpe  built in, no network
+    python prepare.py --source=storybook --instruct=True  with header lines
 
 Sources: storybook; from the Hugging Face hub tinystories, tinystories_v2,
 tinystories_instruct, tinystories_clean, or any id owner/name; a path or glob of
@@ -54,6 +55,7 @@ class Settings(RangedSettings):
     separator: Name | None = SEPARATOR  # between stories, as \n\n; none: one text
     column: str | None = None  # of the text in tables; None: text or story
     text_field: str | None = None  # older name of column
+    instruct: bool = False  # storybook: lines that ask for each story
     max_stories: Count | None = None  # limit of training stories, per source
     clean: bool = True  # fix text, drop broken or duplicate stories
     near_duplicates: PositiveFraction | None = None  # drop as similar; try 0.8
@@ -72,6 +74,10 @@ class Settings(RangedSettings):
         read_weights(self.weights, len(names))
         if len(names) > 1 and self.val_source:
             raise UserError("val_source goes with one source; several bring their own validation")
+        if self.instruct and "storybook" not in names:
+            raise UserError(
+                "instruct is for --source=storybook; tinystories_instruct has its headers already"
+            )
         if self.separator is None and (self.near_duplicates or self.select):
             raise UserError("separator=none makes one text: no near_duplicates or select in it")
         self.column, self.text_field = self.column or self.text_field, None
@@ -82,7 +88,12 @@ class Settings(RangedSettings):
         if self.dataset is None:
             kind = {"bpe": "_bpe", "gpt2": "_gpt2_"}[self.tokenizer]
             suffix = "" if self.vocab_size is None else f"{kind}{self.vocab_size}"
-            self.dataset = "_".join(map(short_name, names)) + suffix
+            labels = [short_name(n) + "_instruct" * self.as_records(n) for n in names]
+            self.dataset = "_".join(labels) + suffix
+
+    def as_records(self, name: str) -> bool:
+        """Whether a source gives records where it would give stories."""
+        return self.instruct and name == "storybook"
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
@@ -172,6 +183,7 @@ def open_sources(s: Settings) -> list[Source]:
             column=s.column if own else None,
             separator=s.separator if own else SEPARATOR,
             count=s.max_stories if name == "storybook" else None,
+            instruct=s.as_records(name),
         )
         sources.append(source)
     return sources
@@ -189,7 +201,7 @@ def prepared_inputs(meta: dict) -> dict:
     """The inputs in a meta.json, perhaps of a version that had fewer settings."""
     stored = {k: v for k, v in meta["settings"].items() if k != "text_field"}
     newer = {"column": meta["settings"].get("text_field"), "separator": Settings.separator}
-    newer |= {"weights": None, "near_duplicates": None, "select": None}
+    newer |= {"instruct": False, "weights": None, "near_duplicates": None, "select": None}
     return {"settings": newer | stored, "files": meta.get("files")}
 
 

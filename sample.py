@@ -5,9 +5,13 @@
     python sample.py --start=FILE:prompt.txt     prompt from a file; - is stdin
     python sample.py --stream=True               token by token
     python sample.py --interactive=True          type prompts, read stories
+    python sample.py --words="cat, moon, brave" --features=Dialogue,MoralValue
     python sample.py hf:NAME                     a model of the Hugging Face hub
 
-Stories go to standard output, everything else to standard error.
+Stories go to standard output, everything else to standard error. Of a header, which
+--words, --features, --summary and --sentence make, nothing is printed, only what
+follows it. It is for models that have learned from TinyStories-Instruct, or from
+prepare.py --source=storybook --instruct.
 """
 
 import contextlib
@@ -37,6 +41,10 @@ class Settings(RangedSettings):
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     # Stories
     start: str = ""  # prompt of every story; FILE:path, or - for stdin
+    words: str | None = None  # header: words to use, with commas
+    features: str | None = None  # header: Dialogue, MoralValue, BadEnding, ...
+    summary: str | None = None  # header: what happens
+    sentence: str | None = None  # header: a sentence of the story
     num_samples: Count = 3  # stories
     max_new_tokens: Count = 500  # per story
     stop: bool = True  # stop at the end-of-text token
@@ -67,6 +75,7 @@ class Settings(RangedSettings):
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import device
+from tinystories.evaluation.subject import open_data
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
 from tinystories.generate import (
@@ -77,6 +86,7 @@ from tinystories.generate import (
     prepare_for_generation,
 )
 from tinystories.run import load_model, locate, run_folder
+from tinystories.stories.instruct import cut_for, has_records, prompt_of
 from tinystories.terminal import WordWrap, log_stderr, progress
 from tinystories.tokenizer import END_OF_TEXT
 
@@ -86,13 +96,16 @@ MAX_PROMPT = 10_000_000  # characters
 def main(s: Settings) -> None:
     sampling = Sampling(s.temperature, s.top_k or None, s.top_p, s.min_p, s.repetition_penalty)
     prompt = read_prompt(s.start)
+    header = prompt_of(s.words, s.features, s.summary, s.sentence)
     if s.out_dir and is_published(s.out_dir):
         if s.checkpoint != "best.pt":
             raise UserError(f"checkpoint={s.checkpoint} is for runs; {s.out_dir} has none")
         out_dir, (model, tokenizer, checkpoint, _) = s.out_dir, causal_lm.load(s.out_dir)
     else:
         out_dir, checkpoint = locate(s.out_dir, s.checkpoint)
-        model, tokenizer, _ = load_model(run_folder(out_dir), checkpoint)
+        model, tokenizer, state = load_model(run_folder(out_dir), checkpoint)
+        if header:
+            check_headers(out_dir, state)
     hardware = device.select_hardware(s.device, s.dtype)
     model = prepare_for_generation(model.to(hardware.device), hardware)
     log_stderr(f"{checkpoint} of {out_dir}, {model.count_parameters() / 1e6:.2f}M parameters")
@@ -100,12 +113,14 @@ def main(s: Settings) -> None:
         log_stderr(reason)
 
     def generate(prompt: str, count: int, seed: int) -> Iterator[list[Piece]]:
-        length = len(tokenizer.encode(prompt)) + 1
+        whole = header + prompt if prompt else cut_for(header, tokenizer.encode)
+        length = len(tokenizer.encode(whole)) + 1
         if length > model.config.block_size:
             log_stderr(f"the prompt has {length} tokens; the model reads only the last of them")
-        return generate_stories(
-            model, tokenizer, hardware, prompt, count, s.max_new_tokens, sampling, seed, s.stop
+        pieces = generate_stories(
+            model, tokenizer, hardware, whole, count, s.max_new_tokens, sampling, seed, s.stop
         )
+        return without_first_space(pieces, count) if header and not prompt else pieces
 
     with device.out_of_memory(f"lower num_samples (now {s.num_samples})"):
         if s.interactive:
@@ -125,6 +140,32 @@ def main(s: Settings) -> None:
             f"({s.num_samples - num_ended} of {s.num_samples} cut off after {s.max_new_tokens} "
             "tokens; raise --max_new_tokens to let them end)"
         )
+
+
+def check_headers(out_dir: str, state: dict) -> None:
+    """Raises UserError for a run that has learned stories without headers.
+
+    A run of an earlier version does not say so; then its dataset does, where that is there.
+    """
+    known = state.get("headers")
+    if known is None and (data := open_data(None, run_folder(out_dir), block_size=1)):
+        known = has_records(data.first_stories())
+    if known is None:
+        log_stderr(f"nothing says whether the stories of {out_dir} had headers")
+    elif not known:
+        raise UserError(
+            f"{out_dir} has learned stories without headers, so it takes no words, features, "
+            "summary or sentence; prepare.py --source=storybook --instruct=True gives some"
+        )
+
+
+def without_first_space(rows: Iterator[list[Piece]], count: int) -> Iterator[list[Piece]]:
+    """The pieces of `count` stories without the space between "Story:" and the story."""
+    begun = [False] * count
+    for row in rows:
+        texts = [p.text if b else p.text.lstrip() for p, b in zip(row, begun, strict=True)]
+        begun = [b or bool(text) for b, text in zip(begun, texts, strict=True)]
+        yield [piece._replace(text=text) for piece, text in zip(row, texts, strict=True)]
 
 
 def read_prompt(value: str) -> str:

@@ -108,6 +108,7 @@ import torch
 from model import GPT, GPTConfig
 from tinystories import dataset, device, files, generate, log, loss, optim, processes, run
 from tinystories.processes import RANK, WORLD_SIZE, Stopped, print_rank0
+from tinystories.stories.instruct import has_records
 from tinystories.terminal import progress
 
 
@@ -227,9 +228,7 @@ def evaluate(r: Run, last: bool) -> dict:
     These are the same tokens every time, so that the losses of a run compare. The validation loss
     of the averaged weights stands beside that of the trained ones. The `last` evaluation of a run
     adds the loss on all of validation, of the better weights: full_val_loss, where wanted.
-
-    Returns:
-        columns of log.csv.
+    Returns columns of log.csv.
     """
     data, model = r.data, r.compiled_model
     count = len(data.val.sequential_starts(r.settings.eval_tokens))
@@ -309,7 +308,7 @@ def evaluate_and_save(r: Run, last: bool) -> None:
         state.best_val, state.best_step = val_loss, state.step
         state.best_is_average = better is not r.raw_model
         best = {"step": state.step, "val_loss": val_loss, "average": state.best_is_average}
-        best |= run.model_state(better, tokenizer)
+        best |= run.model_state(better, tokenizer, has_records(r.data.first_stories()))
         run.save_checkpoint(r.log.folder / "best.pt", best)
     save(r)
     if state.step:
@@ -319,7 +318,8 @@ def evaluate_and_save(r: Run, last: bool) -> None:
 def save(r: Run) -> None:
     """Write ckpt.pt: everything that is needed to resume after the last finished step."""
     r.optimizer.check_weights()
-    state = run.model_state(r.raw_model, r.data.tokenizer) | r.optimizer.state_dict()
+    headers = has_records(r.data.first_stories())
+    state = run.model_state(r.raw_model, r.data.tokenizer, headers) | r.optimizer.state_dict()
     if r.average:
         state["average"] = r.average.state_dict()
     state |= {"progress": asdict(r.state), "log_sizes": r.log.sizes()}

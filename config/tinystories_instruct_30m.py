@@ -2,10 +2,9 @@
 
 The data:  python prepare.py --source=tinystories_instruct
 Training:  python train.py config/tinystories_instruct_30m.py
-Sampling:  python sample.py --out_dir=out/tinystories_instruct_30m --start=FILE:wish.txt
-It writes stories from a summary, words or features: wish.txt holds header lines such as
-`Words: boat, brave, soup`, then `Story:`. A step has as many tokens as one of tinystories_30m; its
-learning rate is taken over and not tuned here.
+Sampling:  python sample.py --words="boat, brave, soup" --features=Twist
+It writes stories from a summary, a sentence, words or features. A step has as many tokens as one of
+tinystories_30m; its learning rate is taken over and not tuned here.
 """
 
 out_dir = "out/tinystories_instruct_30m"

@@ -338,6 +338,11 @@ class Dataset:
             parts[source["name"]], start = self.val.part(start, stop), stop
         return parts
 
+    def first_stories(self) -> list[str]:
+        """The first validation stories of each source, about 20,000 tokens of each."""
+        parts = [(file, min(20_000, len(file))) for file in self.val_parts.values()]
+        return [text for file, stop in parts for text in file.stories(self.tokenizer, 0, stop)]
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A checksum of both splits, which a resumed run compares with its own."""

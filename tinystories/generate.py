@@ -1,7 +1,7 @@
 """Text from a model: several stories at once, streamed piece by piece."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def generate_stories(
     model: LanguageModel,
     tokenizer: Tokenizer,
     hardware: Hardware,
-    prompt: str = "",
+    prompt: str | Sequence[str] = "",
     count: int = 1,
     max_new_tokens: int = 500,
     sampling: Sampling = Sampling(),
@@ -81,6 +81,7 @@ def generate_stories(
     The same seed gives the same stories, if count and the other arguments are the same too.
 
     Args:
+        prompt: or as many as stories, each of the same number of tokens; then `count` has no say.
         model: in evaluation mode, or dropout stays active; faster from `prepare_for_generation`.
         stop: end each story at end of text; otherwise write the name of that token and continue.
         max_chars: stop as soon as each story has ended or has that many generated characters.
@@ -89,11 +90,12 @@ def generate_stories(
         the pieces that a new token adds, one per story. At the end comes one more list, which
         completes characters of which bytes are missing; not after max_chars.
     """
-    ids = [tokenizer.first_id, *tokenizer.encode(prompt)]
-    decoders = [tokenizer.stream_decoder(ids[1:]) for _ in range(count)]
-    ended, lengths = [False] * count, [0] * count
+    prompts = [prompt] * count if isinstance(prompt, str) else prompt
+    ids = [[tokenizer.first_id, *tokenizer.encode(text)] for text in prompts]
+    decoders = [tokenizer.stream_decoder(row[1:]) for row in ids]
+    ended, lengths = [False] * len(ids), [0] * len(ids)
     new_ids = model.generate(
-        torch.tensor([ids] * count, device=hardware.device),
+        torch.tensor(ids, device=hardware.device),
         max_new_tokens,
         eot_id=tokenizer.end_of_text if stop else None,
         generator=torch.Generator(hardware.device).manual_seed(seed),

@@ -38,7 +38,8 @@ NEWEST = "out/.newest_run"  # holds the path of the run saved last
 OWN_FILES = {  # what commands write into a run's folder, exports apart
     *("ckpt.pt", "best.pt", "settings.json", "config.json", *VOCABULARY),
     *("log.csv", "samples.txt", "loss.png", "wandb", "output.txt", "result.json"),
-    *("evaluation.json", "evaluation_stories.jsonl", "judgements.jsonl"),
+    *("evaluation.json", "evaluation_stories.jsonl", "evaluation_instruct.jsonl"),
+    "judgements.jsonl",
 }
 WRITTEN = ("ckpt.pt", "best.pt", "settings.json", VOCABULARY[0], "loss.png")  # atomically
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
@@ -146,9 +147,10 @@ def load_checkpoint(path: Path) -> dict:
     return state
 
 
-def model_state(model: GPT, tokenizer: Tokenizer) -> dict:
-    """Model config, state dict and tokenizer fingerprint."""
+def model_state(model: GPT, tokenizer: Tokenizer, headers: bool | None = None) -> dict:
+    """Model config, state dict, tokenizer fingerprint, and whether its stories have headers."""
     return {
+        "headers": headers,  # as those of TinyStories-Instruct; None: unknown
         "model_config": dataclasses.asdict(model.config),
         "model": model.state_dict(),
         "tokenizer": tokenizer.fingerprint,

@@ -17,6 +17,7 @@ PARTS = {  # what can be measured, and the module of this folder that measures i
     "pairs": "pairs",
     "generation": "generation",
     "memorization": "memorization",
+    "instruct": "instruct",
     "judge": "judge",
 }
 

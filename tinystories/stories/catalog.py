@@ -35,7 +35,8 @@ from tinystories.stories.hub import (
     hub_texts,
     is_hub_id,
 )
-from tinystories.stories.storybook import Storybook
+from tinystories.stories.records import records
+from tinystories.stories.storybook import Storybook, stories
 
 HUB = {
     "tinystories": HubDataset(
@@ -118,6 +119,7 @@ def open_source(
     column: str | None = None,
     separator: str | None = SEPARATOR,
     count: int | None = None,
+    instruct: bool = False,
 ) -> Source:
     """Open a source; raises UserError for what the user can fix, as a missing file or network.
 
@@ -131,6 +133,7 @@ def open_source(
         separator: between the stories of text files; None: each file is one text, and its end is
             validation.
         count: number of stories in the storybook; None: 50,000.
+        instruct: whether the storybook gives records of TinyStories-Instruct.
     """
     source, options = known_name(source), Options(column, separator)
     if count is not None and source != "storybook":
@@ -142,11 +145,12 @@ def open_source(
             raise UserError(f"--val_source and --separator go with files of your own, not {source}")
         return _open_hub(source, revision, val_fraction, options)
     if source == "storybook":
-        count = 50_000 if count is None else count
-        read, counter = Storybook(count), partial(int, count)  # both splits look at all
-        return _hash_split(
-            source, f"storybook of {count:,} stories", {}, read, counter, val_fraction
-        )
+        count, what = 50_000 if count is None else count, "records" if instruct else "stories"
+        # Both splits look at all.
+        read, counter = Storybook(count, records if instruct else stories), partial(int, count)
+        origin = f"storybook of {count:,} {what}"
+        found = _hash_split(source, origin, {}, read, counter, val_fraction)
+        return replace(found, instruct=instruct)
     files = _find_split_files(source, options)
     if val_source is not None:
         files["val"] = _find_split_files(val_source, options)["train"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from configurator import UserError
 from tinystories.files import atomic_write, short_path
 from tinystories.stories.cleaning import digest
-from tinystories.stories.composing import Dropped, story_of
+from tinystories.stories.composing import Dropped
+from tinystories.stories.instruct import story_of
 
 
 class Collection:

@@ -10,18 +10,16 @@ TinyStories-Instruct (section 4 there) puts them before the story, in lines of t
 
 import random
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from configurator import UserError
 from tinystories.files import checksum
 from tinystories.stories.cleaning import clean_story
+from tinystories.stories.instruct import HEADERS, sentences, write
+from tinystories.stories.words import KINDS, missing_words, plain, read_text, read_words
 
-KINDS = ("verbs", "nouns", "adjectives")
 MAX_FEATURES = 3  # of one story
-HEADERS = ("Words", "Features", "Summary", "Random sentence")
-STORY_MARK = "Story: \n\n"  # between the headers of a record and its story
 MAX_TITLE = 120  # characters
 
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)  # of models that reason aloud
@@ -32,7 +30,6 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"\*\*|```|</?\w+>|^ *(?:#|[-*•] |\d+[.)] )", re.MULTILINE)
-_SENTENCE = re.compile(r"[^.!?]+[.!?]+[\"')]*(?=\s|$)")
 
 
 class Prompts(NamedTuple):
@@ -66,32 +63,19 @@ def read_prompts(folder: Path, instruct: bool) -> Prompts:
 
     Raises UserError for a file that is missing or of another form.
     """
-    names = ("words.txt", "features.txt", "compose_instruct.txt" if instruct else "compose.txt")
-    try:
-        texts = [(folder / name).read_text(encoding="utf-8") for name in names]
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"the prompts in {folder} are not UTF-8; save them as UTF-8") from None
-    words = {kind: [] for kind in KINDS}
-    kind = ""
-    for line in texts[0].splitlines():
-        if line.startswith("#"):
-            kind = line.strip("# ").partition(":")[0]
-        elif entries := line.split():
-            words.setdefault(kind, []).extend(entries)
-    if list(words) != list(KINDS) or not all(words.values()):
-        kinds = "'# verbs', '# nouns' and '# adjectives'"
-        raise UserError(f"{folder / names[0]}: words stand below lines {kinds}")
+    form = "compose_instruct.txt" if instruct else "compose.txt"
+    paths = [folder / name for name in ("words.txt", "features.txt", form)]
+    texts = [read_text(path) for path in paths]
+    words = read_words(paths[0])
     lines = [line.partition(":") for line in texts[1].splitlines() if line.strip()]
     features = {name.strip(): text.strip() for name, _, text in lines}
     if not all(features.values()):
-        raise UserError(f"{folder / names[1]}: write each line as 'Name: what it asks of a story'")
+        raise UserError(f"{paths[1]}: write each line as 'Name: what it asks of a story'")
     try:
         texts[2].format(verb="", noun="", adjective="", features="")
     except (LookupError, ValueError):
         fields = "{verb}, {noun}, {adjective} and {features}"
-        raise UserError(f"{folder / names[2]}: it may have {fields}, no other braces") from None
+        raise UserError(f"{paths[2]}: it may have {fields}, no other braces") from None
     return Prompts(words, features, texts[2].strip(), checksum(texts))
 
 
@@ -108,11 +92,6 @@ def draw(prompts: Prompts, seed: int, number: int) -> Order:
     asked = "".join(f"{prompts.features[name]}\n" for name in features)
     prompt = prompts.template.format(verb=verb, noun=noun, adjective=adjective, features=asked)
     return Order(number, prompt, words, features, headers, rng.random())
-
-
-def plain(entry: str) -> str:
-    """The word itself, of an entry that may have irregular forms: go of go/went/gone."""
-    return entry.partition("/")[0]
 
 
 def read_answer(text: str, order: Order, instruct: bool) -> str:
@@ -142,47 +121,13 @@ def _without_title(text: str) -> str:
     return rest.strip() if rest.strip() and titled and len(first) <= MAX_TITLE else text
 
 
-def missing_words(story: str, entries: Sequence[str]) -> list[str]:
-    """Which of a verb, a noun and an adjective the story does not have, in any form.
-
-    Regular forms are made by rules (hop: hops, hopped, hopping), others stand in the entry.
-    """
-    found = set(re.findall(r"[^\W\d_]+", story.lower()))
-    pairs = zip(KINDS, entries, strict=True)
-    return [plain(entry) for kind, entry in pairs if not found & _forms(entry.lower(), kind)]
-
-
-def _forms(entry: str, kind: str) -> set[str]:
-    """A word and its inflected forms, as English spells them."""
-    word, *irregular = entry.split("/")
-    soft = re.sub(r"(?<![aeiou])y$", "i", word)  # carry: carries, carried; happy: happily
-    stem = word.removesuffix("e") if soft == word else soft  # bake: baked
-    running = re.sub(r"(?<![eoy])e$", "", re.sub("ie$", "y", word))  # bake: baking; lie: lying
-    if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", word):  # hop: hopped; but open: opened
-        stem = running = word + word[-1]
-    plural = soft + ("es" if soft != word or re.search("(s|x|z|ch|sh|o)$", word) else "s")
-    adverb = re.sub(r"(?<=[^aeiou])le$", "", soft) + "ly"  # gentle: gently
-    regular = {
-        "verbs": {plural, stem + "ed", running + "ing"},
-        "nouns": {plural, word + "s"},  # heroes; pianos
-        "adjectives": {stem + "er", stem + "est", adverb},
-    }
-    return {word, *irregular} | regular[kind]
-
-
 def instruct_record(order: Order, story: str, summary: str) -> str:
-    """A record as TinyStories-Instruct has them: header lines, then the story."""
-    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE.findall(story)] or [story]
+    """The record of a story, with the headers that were drawn for it."""
+    found = sentences(story)
     values = {
         "Words": ", ".join(map(plain, order.words)),
         "Features": ", ".join(order.features),
         "Summary": summary,
-        "Random sentence": sentences[int(order.place * len(sentences))],
+        "Random sentence": found[int(order.place * len(found))],
     }
-    lines = [f"{name}: {values[name]}\n" for name in order.headers if values[name]]
-    return "".join(lines) + STORY_MARK + story
-
-
-def story_of(text: str) -> str:
-    """The story of a record; a text that is no record is the story."""
-    return text.rpartition(STORY_MARK)[2]
+    return write({name: values[name] for name in order.headers}, story)

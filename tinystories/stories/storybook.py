@@ -41,7 +41,7 @@ def lost(w: World) -> None:
         "When it was time to go, {h} felt in {h.his} {h.bag}. There was nothing in it but a hole!",
     )
     w.feel("sad", h)
-    w.speak(h, "My {t} is gone!", "Oh no! I have lost my {t}!")
+    w.speak(h, "My {t} is gone!", "Oh no! I have lost my {t}!", told="The {t} was gone!")
     w.chat(f, "Do not cry. I will help you look.", "Then we will look until we find it.")
     w.tries(
         "they looked {s1} -> there was only [a sleepy beetle|some dust|an old leaf]",
@@ -49,7 +49,12 @@ def lost(w: World) -> None:
     )
     w.speak(f, "Where did you last have it?", "What did we do before it was gone?")
     w.say("{h} closed {h.his} eyes and thought [hard|for a long time].")
-    w.speak(h, "We sat down {near}!", "I had it when we sat down {near}!")
+    w.speak(
+        h,
+        "We sat down {near}!",
+        "I had it when we sat down {near}!",
+        told="Then {h.he} remembered: they had sat down {near}.",
+    )
     finder = w.pick((h, f))
     w.cast(who=finder)
     w.take(finder, t)
@@ -59,6 +64,12 @@ def lost(w: World) -> None:
         w.say("{f} [picked it up and gave|handed] it to {h}.")
     w.feel("happy", h, f)
     w.chat(h, "You are the best friend in the world!", "Thank you for helping me think!")
+    w.outline(
+        "{h} loses {h.his} {t} {p.at}. "
+        "With the help of {f}, {h.he} remembers where it is and gets it back.",
+        "{h} and {f} look for a {t.name} that fell through a hole in {h.his} {h.bag}, and "
+        "they find it {s}.",
+    )
     w.closing(
         "{h} held the {t} [tight|very tight] all the way home.",
         "From then on, {h} checked {h.his} {h.bag} [twice|three times] a day.",
@@ -99,7 +110,7 @@ def stuck_high(w: World) -> None:
     w.enter(helper)
     w.say("Just then {g.full} came [by|along] and looked up.")
     w.chat(helper, "Is that {t.a} up there?", "That is a funny place for {t.a}.")
-    w.speak(f, "Can you help us?", "We cannot reach it. Can you?")
+    w.speak(f, "Can you help us?", "We cannot reach it. Can you?", told="They pointed at the {t}.")
     w.take(helper, t)
     if "adult" in helper.traits:
         w.say("{g} [brought|got] a long ladder, climbed up step by step and took the {t} down.")
@@ -110,6 +121,12 @@ def stuck_high(w: World) -> None:
     w.feel("happy", h, f)
     w.chat(h, "Thank you, {g}!", "Thank you! You are so kind, {g}!")
     w.maybe("{g} bowed. It was a very good bow.")
+    w.outline(
+        "The wind carries the {t} of {h} up to the {high}. "
+        "{h} and {f} cannot reach it, but {g} brings it down.",
+        "{h} loses {h.his} {t} to the wind, and {g} helps {h.him} to get it back from the {high}.",
+        features="Foreshadowing",
+    )
     w.closing(
         "On the way home, {h} held on to the {t}, and {f} held on to {h}.",
         "They all sat down under the {high} and laughed about the greedy wind.",
@@ -150,7 +167,11 @@ def floated(w: World) -> None:
         else "A [little|green] boat came along. In it sat {a}."
     )
     w.speak(a, "Why do you look so sad?", "Is that {t} yours? I almost bumped into it.")
-    w.speak(h, "My {t} is out there, and it is too far for me.")
+    w.speak(
+        h,
+        "My {t} is out there, and it is too far for me.",
+        told="{h} pointed at the {t}, far out on the {water}.",
+    )
     w.chat(a, "But not for me!", "Wait here. I will be back before you can count to twenty.")
     w.take(a, t)
     w.say(
@@ -164,6 +185,11 @@ def floated(w: World) -> None:
     )
     w.feel("happy", h, a)
     w.speak(h, "Thank you, {a}! Do you want to play with me?", "Come and play with me, {a}!")
+    w.outline(
+        "{h} lets {h.his} {t} swim, and the wind carries it far out on the {water}. "
+        "{a} brings it back.",
+        "A {t.name} floats away from {h}, who is sad until {a} gets it out of the {water}.",
+    )
     w.closing(
         "All afternoon, {h} pushed the {t} out and {a} brought it back. It was the best game ever.",
         "They tied a long string to the {t}, and it never sailed away again.",
@@ -197,7 +223,11 @@ def mended(w: World) -> None:
     w.enter(g)
     w.say("{g} heard the noise and came to look.", "Then {g} came.")
     w.speak(g, "What happened here?", "Why are you so sad?")
-    w.speak(h, "I broke my {t}, and I cannot make it whole again.")
+    w.speak(
+        h,
+        "I broke my {t}, and I cannot make it whole again.",
+        told="{h} pointed at the two halves.",
+    )
     w.speak(g, "Let us try it together. It only takes good glue and time.")
     w.give(h, t, g)
     w.mend(g, t)
@@ -213,6 +243,10 @@ def mended(w: World) -> None:
     )
     w.feel("happy", h)
     w.chat(h, "I like it even more now!", "Now it has a story to tell!")
+    w.outline(
+        "{h} breaks {h.his} {t} {p.at} and cannot fix it. {g} helps {h.him} to mend it with glue.",
+        "The {t} of {h} breaks in two, and {g} and {h} glue it together.",
+    )
     w.closing(
         "{h} never ran with the {t} again. {h.He} walked with it, [very slowly|like a king].",
         "And {g} got the biggest hug of the whole week.",
@@ -251,21 +285,34 @@ def truth(w: World) -> None:
     )
     w.enter(f)
     w.say("Soon {f} came back.", "Then {f} came back and looked around.")
-    w.speak(f, "Where is my {t}?")
+    w.speak(f, "Where is my {t}?", told="{f.He} wanted to have the {t} back.")
     w.maybe("{h} looked at {h.his} feet. They could not help {h.him}.", "{h} turned very red.")
-    w.speak(h, "I broke it, and I hid it {s}. I am so sorry.")
+    w.speak(
+        h,
+        "I broke it, and I hid it {s}. I am so sorry.",
+        told="{h} took {f} by the hand and showed {f.him} where it was.",
+    )
     w.take(h, t)
     w.give(h, t, f)
     w.say("{h} got the pieces and gave them to {f}.")
     w.feel("sad", f)
     w.maybe("{f} was [sad|quiet] for a while. Then {f.he} took a deep breath.")
-    w.speak(f, "It was good that you told me. Will you help me mend it?")
+    w.speak(
+        f,
+        "It was good that you told me. Will you help me mend it?",
+        told="But {h} had not kept it a secret, and that was good. They sat down to mend the {t}.",
+    )
     w.mend(h, t)
     w.say(
         "They worked until the sun was low, and at last the {t} was whole again.",
         "It took a lot of glue and time, but then the {t} was whole again.",
     )
     w.feel("happy", h, f)
+    w.outline(
+        "{h} breaks the {t} of {f} and hides it. "
+        "{h.He} feels bad until {f} knows it, and they mend it.",
+        "{f} lends {h} {t.a}. {h} breaks it and hides the pieces {s}, but in the end they mend it.",
+    )
     w.closing(
         "{h} felt as light as a feather all the way home.",
         "And the next time {h} held the {t}, {h.he} sat down first.",
@@ -292,7 +339,12 @@ def shared_bite(w: World) -> None:
     w.say("{h} was just going to take a bite when {h.he} heard a [sniff|cough]. It was {a.full}.")
     w.act(a, "look at the food")
     w.feel("sad", a)
-    w.speak(a, "I have not eaten anything today.", "That smells so good. I am so hungry.")
+    w.speak(
+        a,
+        "I have not eaten anything today.",
+        "That smells so good. I am so hungry.",
+        told="{a} had not eaten anything that day.",
+    )
     w.maybe("{h} held the {t} a little tighter.", "{h} hid the {t} behind {h.his} back.")
     w.tries(
         "{h} gave {a} a stick -> {a} only shook {a.his} head and coughed politely",
@@ -308,13 +360,23 @@ def shared_bite(w: World) -> None:
     w.eat(h, t)
     w.say("They [sat down and ate|ate] together, and it tasted better than ever.")
     w.feel("happy", h, a)
-    w.speak(a, "Now I will show you a secret!", "Come with me. I know something you will like!")
+    w.speak(
+        a,
+        "Now I will show you a secret!",
+        "Come with me. I know something you will like!",
+        told="Now {a} wanted to show {h} a secret.",
+    )
     w.act(a, "show a secret")
     w.say(
         "{a} led {h} behind some bushes, and there were more {treat} than they could count.",
         "{a} pushed some leaves aside. Behind them was a bush full of {treat}."
         if treat != "nuts"
         else "{a} pushed some leaves aside. Behind them lay a big pile of {treat}.",
+    )
+    w.outline(
+        "{h} meets a hungry {a.kind} named {a} and shares {t.a} with {a.him}. "
+        "{a} shows {h.him} a lot of {treat}.",
+        "{h} gives half of {h.his} {t.name} to {a}, who is hungry, and they become friends.",
     )
     w.closing(
         "They ate {treat} until they could only roll home.",
@@ -344,7 +406,11 @@ def brave(w: World) -> None:
         "{h} told {h.his} feet to be brave -> they did not listen",
     )
     w.say("{f} saw it and did not laugh. {f.He} came and sat down next to {h}.")
-    w.speak(f, "I was scared the first time, too. Do you know what I did?")
+    w.speak(
+        f,
+        "I was scared the first time, too. Do you know what I did?",
+        told="{f} had been scared the first time, too. Then {f.he} had held on to a friend.",
+    )
     w.speak(h, "What did you do?")
     w.speak(
         f,
@@ -356,6 +422,10 @@ def brave(w: World) -> None:
     w.say(success + ".")
     w.feel("happy", h)
     w.chat(h, "I did it!", "Again! Again!")
+    w.outline(
+        "{h} is afraid of {fear}. {f} takes {h.him} by the hand, and {h} is brave and has fun.",
+        "{f} helps {h} not to be scared of {fear} anymore.",
+    )
     w.closing(
         "{h} did it [nine|ten|twelve] more times, and then they had to go home for dinner.",
         "The next day, {h} saw a smaller child standing there. {h.He} knew just what to say.",
@@ -383,8 +453,18 @@ def little_one(w: World) -> None:
         "{h} heard a tiny cry. Under a [bush|cart] sat a {baby}, all alone.",
         "Something small was crying behind the [fence|gate]. It was a {baby}.",
     )
-    w.speak(b, "I cannot find my mother.", "I ran after a butterfly, and now my mother is gone.")
-    w.speak(h, "Then we will find her together.", "Do not be afraid. I will help you.")
+    w.speak(
+        b,
+        "I cannot find my mother.",
+        "I ran after a butterfly, and now my mother is gone.",
+        told="It could not find its mother.",
+    )
+    w.speak(
+        h,
+        "Then we will find her together.",
+        "Do not be afraid. I will help you.",
+        told="{h} wanted to help.",
+    )
     for wrong, answer in answers.items():
         w.enter(wrong)
         w.paragraph()
@@ -392,13 +472,13 @@ def little_one(w: World) -> None:
         w.note("attempt", h, f"asked {wrong}", answer)
         w.say("{h} took the {baby} to {x}.", "Soon they met {x}.", "They walked on and met {x}.")
         w.speak(h, "Is this your baby?", "Did you lose a baby?")
-        w.speak(wrong, f"No, that one is not mine. {answer}")
+        w.speak(wrong, f"No, that one is not mine. {answer}", told="But it was not {x.his} baby.")
         w.leave(wrong)
     w.paragraph()
     w.say("{h} [sat down and thought|scratched {h.his} head].", "What could they do now?")
     w.speak(h, "Let us be very quiet and listen.", "We have looked. Now we should listen.")
     w.say("They were as quiet as two stones. And then, far away, they heard something.")
-    w.write(f'"{call}!"')
+    w.write(f"{call}!" if w.silent else f'"{call}!"')
     w.enter(m)
     w.feel("happy", b, m)
     w.paragraph()
@@ -406,6 +486,10 @@ def little_one(w: World) -> None:
     w.say("They ran [over the grass|as fast as they could], and there was {m}!")
     w.say("The {baby} cuddled up to {m} and would not let go.")
     w.chat(m, "Thank you for bringing my little one back.", "Thank you, dear {h}.")
+    w.outline(
+        "{h} finds a lost {baby} {p.at} and helps it to find its mother by listening.",
+        "A {baby} cannot find its mother, until {h} listens and hears {m} far away.",
+    )
     w.closing(
         "{h} waved until they were out of sight. The {baby} waved back with its whole body.",
         "From then on, every time {h} came by, the {baby} ran up to say hello.",
@@ -455,10 +539,15 @@ def gift(w: World) -> None:
     w.speak(h, "Happy birthday, {f}!")
     w.give(h, t, f)
     w.say("{h} gave {f} the {t}.", "{h} held out the {t}, and {f} took it.")
-    w.speak(f, "But this is your {t}! You love it!")
+    w.speak(f, "But this is your {t}! You love it!", told="{f} knew how much {h} loved it.")
     w.speak(h, "Yes. That is why I am giving it to you.", "I do. But I like you even more.")
     w.feel("happy", f)
     w.maybe("{f} hugged {h}, and then {f.he} hugged the {t}, and then {h} again.")
+    w.outline(
+        "{h} has no present for the birthday of {f}. "
+        "In the end {h.he} gives {f.him} {h.his} own {t}.",
+        "{f} has a birthday, and {h} gives away the {t} that {h.he} loves.",
+    )
     w.closing(
         "They played with the {t} together until it was time for cake.",
         "And the best part was that {h} could come and play with the {t} every day.",
@@ -495,7 +584,12 @@ def rained_out(w: World) -> None:
         "{f} told the cloud to go away -> the cloud called two more clouds",
         "they held a blanket over their heads -> soon the blanket was as heavy as a cow",
     )
-    w.speak(g, "Who says that a picnic needs grass?", "I have an idea. Follow me!")
+    w.speak(
+        g,
+        "Who says that a picnic needs grass?",
+        "I have an idea. Follow me!",
+        told="Then {g} had an idea.",
+    )
     w.scene(PLACE["kitchen"], h, f, g)
     w.say("They ran to the house with the {t.name}. {g} put a dry blanket on the kitchen floor.")
     w.maybe(
@@ -506,6 +600,11 @@ def rained_out(w: World) -> None:
     w.chat(f, "Now it is a real picnic!", "And there are no ants here!")
     w.eat(g, t)
     w.say("{g} cut the {t.name} into pieces, and they ate every crumb.")
+    w.outline(
+        "{h}, {f} and {g} want to have a picnic, but it rains. "
+        "They eat the {t.name} on the kitchen floor.",
+        "Rain falls on the picnic of {h} and {f}, so {g} takes them to the kitchen.",
+    )
     w.closing(
         "Outside it rained and rained, and nobody wanted it to stop.",
         "When the sun came out, they did not even see it.",
@@ -532,7 +631,9 @@ def noise(w: World) -> None:
     w.write(f"{sound}!")
     w.feel("scared", h, f)
     w.speak(h, "Did you hear that?", "What was that?")
-    w.speak(f, "It must be {guess}!", "I think it is {guess}.")
+    w.speak(
+        f, "It must be {guess}!", "I think it is {guess}.", told="{f} thought that it was {guess}."
+    )
     w.tries(
         "they pulled the blanket over their heads -> the noise came under the blanket, too",
         "{h} put {h.his} fingers in {h.his} ears -> now {h.he} could hear it with {h.his} nose",
@@ -542,7 +643,12 @@ def noise(w: World) -> None:
     )
     w.write(f"{sound}!")
     w.paragraph()
-    w.speak(h, "I want to know what it is.", "We have to look, or we will never sleep again.")
+    w.speak(
+        h,
+        "I want to know what it is.",
+        "We have to look, or we will never sleep again.",
+        told="But {h} wanted to know what it was.",
+    )
     w.say("They took [a lamp|a small light], held hands and walked on their toes toward the noise.")
     if "{g}" in truth_:
         w.enter(g)
@@ -555,6 +661,12 @@ def noise(w: World) -> None:
         w.speak(g, "Would you like some, too?", "Please do not tell anybody.")
     else:
         w.speak(f, "I was not scared. Only my knees were.", "That is the smallest monster ever!")
+    w.outline(
+        "{h} and {f} hear a noise at night and think that it is {guess}. "
+        "With a light they see that it is something else.",
+        "A noise at night scares {h} and {f}, but it is not {guess} at all.",
+        features="Twist",
+    )
     w.closing(
         "Soon they were back in bed, and this time the only noise was a snore.",
         "Then they went back to bed and slept until the sun came up.",
@@ -592,7 +704,11 @@ def seed(w: World) -> None:
     w.enter(g)
     w.say("{g} came by and saw {h.his} long face.", "Then {g} sat down next to {h.him}.")
     w.speak(h, "It does not work!", "I think my seed is broken.")
-    w.speak(g, "It is working all the time, deep down where you cannot see it. Only wait.")
+    w.speak(
+        g,
+        "It is working all the time, deep down where you cannot see it. Only wait.",
+        told="{g} knew that a seed needs only water and time.",
+    )
     w.say("So {h} gave it a little water every day, and did not dig, and did not shout.")
     w.say(
         "One day went by, then [five|six], then [nine|ten]. And one morning, there was a tiny "
@@ -602,6 +718,11 @@ def seed(w: World) -> None:
     w.feel("happy", h)
     w.chat(h, "It said hello!", "Look, {g}! It is here!")
     w.say(f"The {plant} grew and grew. By the end of summer, it was {size}.")
+    w.outline(
+        "{g} gives {h} a {plant} seed. "
+        "{h} cannot wait for it to grow, but learns that it needs only water and time.",
+        "{h} puts a {plant} seed in the ground, and it takes a long time to grow.",
+    )
     w.closing(
         "{h} kept one seed from it. {h.He} knew now how to wait for the next one.",
         "{h} showed it to everyone who came by, even to the worm.",
@@ -616,8 +737,18 @@ def bake(w: World) -> None:
     t, g, f = w.thing("food baked"), w.adult("bakes"), w.friend(animals=False)
     w.cast(h=h, t=t, g=g, f=f)
     w.opening(p, h, g)
-    w.speak(h, "I want to bake {t.a} all by myself!", "May I bake {t.a} for {f}?")
-    w.speak(g, "Go ahead. I will sit here and watch.", "Very well. Call me if you need help.")
+    w.speak(
+        h,
+        "I want to bake {t.a} all by myself!",
+        "May I bake {t.a} for {f}?",
+        told="{h} wanted to bake {t.a} all by {h.himself}.",
+    )
+    w.speak(
+        g,
+        "Go ahead. I will sit here and watch.",
+        "Very well. Call me if you need help.",
+        told="{g} sat down to watch.",
+    )
     w.paragraph()
     w.act(h, "bake badly")
     w.tries(
@@ -632,7 +763,11 @@ def bake(w: World) -> None:
     w.feel("sad", h)
     w.chat(h, "I will never be a baker.", "Why does it not work?")
     w.maybe("{g} did not laugh. Well, only a little.", "{g} tasted it and made a very funny face.")
-    w.speak(g, "Every baker has a bad day. Let us do it once more, step by step.")
+    w.speak(
+        g,
+        "Every baker has a bad day. Let us do it once more, step by step.",
+        told="So {g} and {h} did it once more, step by step.",
+    )
     w.paragraph()
     w.own(h, t)
     w.say(
@@ -649,6 +784,10 @@ def bake(w: World) -> None:
     w.give(h, t, f)
     w.say("{h} handed {f} the {t.name}, and {f} cut it into three pieces.")
     w.eat(f, t)
+    w.outline(
+        "{h} bakes {t.a}. It goes wrong at first, but {g} helps {h.him}, and {f} eats it, too.",
+        "{h} wants to bake {t.a} in the kitchen and does it well in the end, with the help of {g}.",
+    )
     w.closing(
         "They ate it while it was still warm, and there was not a crumb left for the mouse.",
         "{f} ate {f.his} piece and asked for one more, and that was the best prize of all.",
@@ -688,7 +827,12 @@ def unstuck(w: World) -> None:
         "Just then {x.full} came along. {x.He} was rolling {t.a} home.",
     )
     w.chat(tiny, "May I try?", "Let me help. I may be small, but I have an idea.")
-    w.speak(f, "But you are so tiny!", "You? You are smaller than {a.his} ear!")
+    w.speak(
+        f,
+        "But you are so tiny!",
+        "You? You are smaller than {a.his} ear!",
+        told="But {x} was smaller than {a.his} ear!",
+    )
     w.say(
         "{x} did not pull. {x.He} only put the {t} down in front of {a}, just a little too far "
         "away."
@@ -703,6 +847,12 @@ def unstuck(w: World) -> None:
     w.feel("happy", a, h, f)
     w.maybe("And the {t.name} was gone in one bite.")
     w.chat(a, "Thank you! And that was delicious.", "That was the best help I ever ate!")
+    w.outline(
+        "{a} the {a.kind} is stuck in {hole}. "
+        "{h} and {f} cannot pull {a.him} out, but a tiny {x.kind} does it with {t.a}.",
+        "Nobody can help {a}, who is stuck, until {x} has a clever idea.",
+        features="Twist",
+    )
     w.closing(
         "{h} laughed and clapped for {x}, who took a very small bow.",
         "From then on, when something was hard, they all asked {x} first.",
@@ -733,7 +883,12 @@ def shiny(w: World) -> None:
     w.say("It was {a.full}, and {a.he} flew up to the {high} with it.")
     w.feel("sad", h)
     w.speak(h, "That is mine! Give it back!", "Please give me back my {t}!")
-    w.speak(crow, "But it shines so nicely!", "No. I found it, and I like it.")
+    w.speak(
+        crow,
+        "But it shines so nicely!",
+        "No. I found it, and I like it.",
+        told="But {a} liked it, since it shone so nicely.",
+    )
     w.tries(
         "{h} waited for {a} to come down -> {a} was in no hurry",
         "{h} tried to climb up -> {h.he} slid down again at once",
@@ -744,7 +899,11 @@ def shiny(w: World) -> None:
         "{h} sat down and thought. Then {h.he} felt something else in {h.his} {h.bag}. "
         "It was {o.a}."
     )
-    w.speak(h, "I will give you my {o} for it. It shines even more.")
+    w.speak(
+        h,
+        "I will give you my {o} for it. It shines even more.",
+        told="{h} held up the {o}. It shone even more.",
+    )
     w.say("{a} put {a.his} head to one side. {a.He} hopped down to look at it.")
     w.give(h, other, crow)
     w.give(crow, t, h)
@@ -755,6 +914,11 @@ def shiny(w: World) -> None:
     )
     w.feel("happy", h, crow)
     w.speak(crow, "I never wanted to make you sad. I only like things that shine.")
+    w.outline(
+        "{a} the crow takes the {t} of {h} and does not give it back. {h} gets it for {o.a}.",
+        "{h} loses {h.his} {t} to a crow and makes a fair trade for it.",
+        features="Conflict",
+    )
     w.closing(
         "From then on, {h} brought {a} something shiny every week, and {a} told {h} the news.",
         "High up on the {high}, the {o} shone like a star all evening.",
@@ -776,10 +940,16 @@ def learn(w: World) -> None:
     w.say("But it was not easy at all.", "It was not as easy as it looked.")
     w.tries(*attempts.split("; "), count=w.pick((2, 3)), end=False)
     w.feel("cross", h)
-    w.speak(h, "I will never learn it!", "I give up! It is silly anyway!")
+    w.speak(
+        h, "I will never learn it!", "I give up! It is silly anyway!", told="{h} wanted to give up."
+    )
     w.maybe("{h} sat down with {h.his} back to {f}.")
     w.paragraph()
-    w.speak(f, "Do you know how often I fell before I could {skill}? A hundred times.")
+    w.speak(
+        f,
+        "Do you know how often I fell before I could {skill}? A hundred times.",
+        told="{f} had fallen a hundred times before {f.he} could {skill}.",
+    )
     w.speak(h, "A hundred times? Really?")
     w.speak(f, "Maybe a hundred and one. Come on, I will show you slowly.")
     w.act(f, "show how")
@@ -790,6 +960,10 @@ def learn(w: World) -> None:
     w.feel("happy", h, f)
     w.chat(h, "Did you see that?", "I can do it! I can do it!")
     w.speak(f, "I knew it! That was wonderful!")
+    w.outline(
+        "{h} wants to learn to {skill}, but it is hard. {f} shows {h.him} how, and it works.",
+        "{f} helps {h} to learn to {skill}.",
+    )
     w.closing(
         "{h} did it all the way to dinner time, and in {h.his} dreams, too.",
         "The next week, {h} showed it to a little boy. He fell, and {h} helped him up.",
@@ -813,7 +987,12 @@ def newcomer(w: World) -> None:
         "and looked at the ground.",
         "Not far away stood {f.a}, quiet and alone. {f.He} was new and did not know anyone.",
     )
-    w.speak(h, "Hello! I am {h}. Do you want to play?", "Hello! What is your name?")
+    w.speak(
+        h,
+        "Hello! I am {h}. Do you want to play?",
+        "Hello! What is your name?",
+        told="{h} waved at {f.him}.",
+    )
     w.say("The {f.kind} did not say a word.", "But the {f.kind} only looked away.")
     w.tries(
         "{h} made a funny face -> the new {f.kind} hid {f.his} own face",
@@ -830,12 +1009,22 @@ def newcomer(w: World) -> None:
     w.give(h, t, f)
     w.say("{h} did not say anything. {h.He} just held out the {t}, and the {f.kind} took it.")
     w.feel("happy", f, h)
-    w.speak(f, "My name is {f}. I like your {t}.", "I am {f}. Can we play together?")
+    w.speak(
+        f,
+        "My name is {f}. I like your {t}.",
+        "I am {f}. Can we play together?",
+        told="{f.He} was called {f}, and {f.he} liked the {t}.",
+    )
     w.maybe("They played and talked, and {f} turned out to be [very funny|full of ideas].")
     w.give(f, t, h)
     w.say("When it was time to go, {f} gave the {t} back.")
     w.speak(f, "Will you be here tomorrow?", "See you tomorrow?")
     w.speak(h, "Yes! And the day after tomorrow, too.", "Of course! I will save you a place.")
+    w.outline(
+        "A new {f.kind} named {f} is shy. "
+        "{h} plays quietly with {h.his} {t}, and they become friends.",
+        "{h} makes friends with {f}, who is new, by being quiet.",
+    )
     w.closing(
         "The next day, {f} was there first, and now it was {h} who had to run.",
         "Soon {f} was so loud that {h} had to laugh.",
@@ -873,7 +1062,11 @@ def heavy(w: World) -> None:
     w.say("They tried to lift it together, but they got it only as high as a mouse.")
     w.paragraph()
     w.say("{f} sat down on the {t.name} to rest. It moved a little. {h} saw it and jumped up.")
-    w.speak(h, "It is round! We do not have to lift it. We can roll it!")
+    w.speak(
+        h,
+        "It is round! We do not have to lift it. We can roll it!",
+        told="It was round, so they did not have to lift it. They could roll it!",
+    )
     w.act(h, "have an idea")
     w.say(
         "They gave it a push, and it rolled [slowly over the grass|along the road] like a "
@@ -886,6 +1079,10 @@ def heavy(w: World) -> None:
     w.say("At last they rolled it up to {g}.", "So they brought it to {g}, who was very surprised.")
     w.chat(g, "How did two little ones move such a heavy {t.name}?", "Did a giant help you?")
     w.speak(f, "We did not carry it. We thought about it!", "It walked. Well, almost.")
+    w.outline(
+        "{h} wants to bring {t.a} to {g}, but it is too heavy. {h} and {f} roll it there.",
+        "{h} and {f} find out that a heavy {t.name} can be rolled, and take it to {g}.",
+    )
     w.closing(
         "{g} laughed and gave each of them a big hug and a small cookie.",
         "That night, {h} and {f} both dreamed that they were rolling down a hill.",
@@ -921,14 +1118,28 @@ def turns(w: World) -> None:
     w.maybe("A frog came out of the mud, looked at them and went back in.")
     w.act(h, "think it over")
     w.feel("sorry", h, f)
-    w.speak(h, "I am sorry that I pulled.", "It is so boring without you.")
-    w.speak(f, "I am sorry, too. Let us wash it.", "Me too. The poor {t.name} is all dirty.")
+    w.speak(
+        h,
+        "I am sorry that I pulled.",
+        "It is so boring without you.",
+        told="{h} was sorry that {h.he} had pulled.",
+    )
+    w.speak(
+        f,
+        "I am sorry, too. Let us wash it.",
+        "Me too. The poor {t.name} is all dirty.",
+        told="{f} was sorry, too.",
+    )
     w.take(f, t)
     w.say("{f} picked up the {t}, and together they washed it until it was clean.")
     w.chat(f, "Ten minutes for you and ten minutes for me?", "How can two play with one {t.name}?")
     w.act(h, "make up a game")
     w.feel("happy", h, f)
-    w.speak(h, "I know something better. Let us make up a game for two!")
+    w.speak(
+        h,
+        "I know something better. Let us make up a game for two!",
+        told="Then {h} thought of a game for two.",
+    )
     w.say(
         "In the new game, {h} was a [king|pirate|doctor], {f} was a [dragon|captain|horse], and "
         "the {t} was a treasure that they had to bring home together.",
@@ -936,6 +1147,12 @@ def turns(w: World) -> None:
     )
     w.give(f, t, h)
     w.say("In the end, {f} handed the {t} back to {h}.")
+    w.outline(
+        "{h} and {f} both want the {t}, and it falls into the mud. "
+        "They are sorry and make up a game for two.",
+        "{h} and {f} fight over {t.a}, until they find a way to play with it together.",
+        features="Conflict",
+    )
     w.closing(
         "And they never pulled at it again. Well, almost never.",
         "It was such a good game that they played it again the next day, and the next.",
@@ -966,10 +1183,10 @@ def stories(count: int, seed: int = 0) -> Iterator[str]:
 
 
 class Storybook:
-    """`stories(count)`, made once: what is read to the end is kept in a temporary file."""
+    """`make(count)`, made once: what is read to the end is kept in a temporary file."""
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, count: int, make: Callable[[int], Iterator[str]] = stories):
+        self.count, self.make = count, make
         self.file: TextIO | None = None
 
     def __call__(self) -> Iterator[str]:
@@ -978,7 +1195,7 @@ class Storybook:
             yield from map(json.loads, self.file)
             return
         file = tempfile.TemporaryFile("w+", encoding="utf-8")
-        for text in stories(self.count):
+        for text in self.make(self.count):
             file.write(json.dumps(text) + "\n")
             yield text
         self.file = file

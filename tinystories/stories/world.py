@@ -60,9 +60,14 @@ def with_traits(pool: tuple, traits: str, without: str) -> tuple:
 
 
 class World:
-    """Who is there, who holds what, who feels what, and the text so far."""
+    """Who is there, who holds what, who feels what, and the text so far.
 
-    def __init__(self, rng: random.Random) -> None:
+    Args:
+        silent: nobody speaks.
+        moral: whether the story says what somebody learned; None: perhaps a lesson, without that.
+    """
+
+    def __init__(self, rng: random.Random, silent: bool = False, moral: bool | None = None) -> None:
         self.plot = ""  # name of the plot's function
         self.random = rng.random
         self.animals = self.random() < 0.3  # a story about animals, or about children
@@ -76,6 +81,9 @@ class World:
         self.people: list[Person] = []
         self.things: list[Thing] = []
         self.facts: list[Fact] = []
+        self.silent, self.moral = silent, moral
+        self.summaries: list[str] = []  # each of all of the story
+        self.features: list[str] = []  # of the plot, as TinyStories-Instruct names them
         self.text = self.gap = ""  # gap: what separates the next sentence from the text
         self.subject: Person | None = None  # whom "he" or "she" would mean now
         self.speaker: Person | None = None  # who spoke in the last sentence
@@ -275,8 +283,15 @@ class World:
         if self.text:
             self.gap = "\n\n"
 
-    def speak(self, who: Person, *lines: str) -> None:
-        """Someone who is there says one of several lines, in the manner of their mood."""
+    def speak(self, who: Person, *lines: str, told: str = "") -> None:
+        """Someone who is there says one of several lines, in the manner of their mood.
+
+        In a silent story it is `told` what the line was needed for, if it was.
+        """
+        if self.silent:
+            if told:
+                self.say(told)
+            return
         if self.speaker not in (None, who):
             self.paragraph()  # an answer begins a new line
         self.note("speak", who)
@@ -353,7 +368,7 @@ class World:
     def _going_out(self, h: Person, friend: bool) -> None:
         """The hero comes to the place, alone or with a friend."""
         self.cast(going=self.pick(("went", "walked", "ran", "skipped")))
-        if self.random() < 0.15:
+        if self.random() < 0.15 and not self.silent:
             self.note("speak", h)
             self.write(self.fill('"What a {day}!" said {who}.'), h)
             self.cast(who=h)
@@ -368,11 +383,21 @@ class World:
         else:
             self.say("One {day}, {who} {going} to {p}.")
 
+    def outline(self, *summaries: str, features: str = "") -> None:
+        """What happens in the story, in one or two sentences, and what features the plot has."""
+        self.summaries = [summary.format_map(self.roles) for summary in summaries]
+        self.features = features.split()
+
     def closing(self, *endings: str, lesson: Sequence[str] = ()) -> None:
         """End the story: perhaps a lesson, then a last sentence or the hero's habit."""
         self.paragraph()
-        if lesson:
+        if lesson and self.moral is None:
             self.maybe(*lesson)
+        elif lesson and self.moral:
+            taught = self.pick(lesson)
+            if "learned" not in taught:
+                taught = "{h} had learned [a lesson|something]: " + taught[0].lower() + taught[1:]
+            self.say(taught)
         if self.roles["met"] and self.random() < 0.35:
             self.say("{later}, " + self.roles["met"])
         elif self.random() < 0.9:
