@@ -8,9 +8,9 @@
     python sample.py --words="cat, moon, brave" --features=Dialogue,MoralValue
     python sample.py hf:NAME                     a model of the Hugging Face hub
 
-Stories go to standard output, everything else to standard error. Of a header, which
---words, --features, --summary and --sentence make, nothing is printed, only what
-follows it. It is for models that have learned from TinyStories-Instruct, or from
+Stories go to standard output, everything else to standard error. --words,
+--features, --summary and --sentence make a header, of which nothing is printed.
+It is for models that have learned from TinyStories-Instruct, or from
 prepare.py --source=storybook --instruct.
 """
 
