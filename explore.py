@@ -370,13 +370,13 @@ def most_frequent(comparison: Comparison) -> Iterator[str]:
 def open_compared(names: list[str]) -> dict[str, dataset.Dataset]:
     """The datasets by the names that the table and the plots show."""
     folders = [dataset.dataset_folder(name) for name in names]
+    known = [path.name for path in (ROOT / "data").glob("*/")]
     for name, folder in zip(names, folders, strict=True):
         if folders.count(folder) > 1:
             raise UserError(f"compare has {name} twice")
-        known = [path.name for path in (ROOT / "data").iterdir() if path.is_dir()]
-        near = difflib.get_close_matches(name, known, n=1)
-        if near and not folder.is_dir():
-            raise UserError(f"{short_path(folder)} is missing; did you mean {near[0]}?")
+        similar = difflib.get_close_matches(name, known, n=1)
+        if similar and not folder.is_dir():
+            raise UserError(f"{short_path(folder)} is missing; did you mean {similar[0]}?")
     opened = [open_stories(name) for name in names]
     return dict(zip(distinct_names(folders), opened, strict=True))
 

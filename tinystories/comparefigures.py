@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from tinystories.figures import BLUE_SHADES, INK, TICK_STEPS, saved_figure, short, short_name
 from tinystories.storystats import SHARED, Comparison
@@ -52,7 +52,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
         figure.legend(
             *distinct.get_legend_handles_labels(),
             loc="outside upper left",
-            ncols=min(count, 4),
+            ncols=4 if max(map(len, portraits)) < 16 else 3,
             title=f"{comparison.words:,} words of each dataset",
             title_fontproperties={"size": 12.5, "weight": "bold"},
             alignment="left",
@@ -97,7 +97,9 @@ def grouped_bars(
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.margins(x=0.18, y=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
+    known = axes.dataLim.x1 > 0
+    axes.set_xlim(0, axes.get_xlim()[1] if known else 1)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS) if known else NullLocator())
     axes.xaxis.set_major_formatter(short)
     axes.grid(visible=False, axis="y")
 
