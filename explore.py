@@ -2,32 +2,45 @@
 
     python explore.py --dataset=tinystories          its explore.png, .txt
     python explore.py --dataset=mine --plot=x.png    x.png and x.txt
+    python explore.py --compare=tinystories,mine     data/compare.png, .txt
 
 Token statistics (story length, id coverage, stories per window) use all
-training tokens. Word statistics use an evenly spaced sample.
+training tokens. Word statistics use an evenly spaced sample. --compare has a
+column for each dataset: the same number of words of each, up to a million,
+from up to 10,000 evenly spaced training stories.
 """
 
-import re
+import difflib
 import textwrap
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from configurator import RangedSettings, UserError, configure, start
+from configurator import ROOT, RangedSettings, UserError, configure, start
 from tinystories.ranges import Count, Name
+
+MOST_COMPARED = 7  # datasets at a time: there are so many colors
 
 
 @dataclass
 class Settings(RangedSettings):
-    dataset: Name = "tinystories"  # folder in data/, made by prepare.py
+    dataset: Name | None = None  # folder in data/, made by prepare.py; None: tinystories
+    compare: str | None = None  # datasets to compare, separated by commas
     sample: Count = 100_000  # training stories whose words are counted
     block_sizes: str = "128,256,512,1024"  # window sizes to compare, in tokens
     plot: str | None = None  # .png file; None: explore.png in its folder
 
     def __post_init__(self):
         super().__post_init__()
+        if self.compare is None:
+            self.dataset = self.dataset or "tinystories"
+        elif self.dataset:
+            raise UserError("give either dataset or compare")
+        elif not 2 <= len(self.compared()) <= MOST_COMPARED:
+            names = f"name 2 to {MOST_COMPARED} datasets, separated by commas"
+            raise UserError(f"compare is {self.compare!r}; {names}")
         sizes = self.block_sizes.split(",")
         if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
             raise UserError(f"block_sizes is {self.block_sizes!r}; write it as 128,256,512")
@@ -35,20 +48,28 @@ class Settings(RangedSettings):
         if path.suffix != ".png" or not path.parent.is_dir():
             raise UserError(f"plot is {self.plot!r}; name a .png file in a folder that exists")
 
+    def compared(self) -> list[str]:
+        """The names in --compare."""
+        return list(filter(None, map(str.strip, (self.compare or "").split(","))))
+
 
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 import numpy as np
 
-from tinystories import dataset, figures
+from tinystories import comparefigures, dataset, figures, storystats
 from tinystories.files import atomic_write, read_whole, short_path
 from tinystories.stories.cleaning import RULES
+from tinystories.storystats import LENGTHS, Comparison, WordStats, count_words
 from tinystories.terminal import (
     command_text,
     counted,
+    distinct_names,
     log_stderr,
     progress,
     right_aligned,
+    sections_table,
+    short_count,
     time_taken,
     wrapped,
 )
@@ -57,10 +78,8 @@ from tinystories.tokenizer import Tokenizer, train_bpe
 MAX_STORIES_PER_WINDOW = 4  # the last group has this many or more
 NUM_VAL_STORIES = 5000  # validation stories that are encoded with each vocabulary
 VOCAB_SIZES = (257, 512, 1024, 2048, 4096, 8192, 16_384)
-LENGTHS = "Length of training stories"  # a title, in each summary
-WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters, with apostrophes and hyphens inside
-# A capitalized word after a lower-case letter or a comma, and a space.
-CAPITALIZED_INSIDE = re.compile(r"(?<=[a-zß-öø-ÿ,] )[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]+")
+MOST_STORIES = 10_000  # of a dataset in --compare
+MOST_TEXT, LONGEST_STORY = 20_000_000, 1_000_000  # characters of a dataset, and of a story
 
 
 @dataclass(frozen=True)
@@ -128,54 +147,16 @@ def windows_by_stories(ends: np.ndarray, length: int, block_size: int) -> np.nda
     return counts[1:].astype(np.int64)
 
 
-@dataclass(frozen=True)
-class WordStats:
-    """Word statistics of some stories."""
-
-    lengths: np.ndarray  # words of each story
-    words: Counter  # occurrences of each, in lower case
-    names: Counter  # stories that contain each
-    openings: Counter  # stories that begin with each
-
-    def rates(self) -> Iterator[tuple[str, str, dict[str, float]]]:
-        """(title, unit, rates) of the most frequent words, names and openings."""
-        words, stories = self.words.total() / 1000, len(self.lengths) / 100
-        for title, unit, counter, count, total in (
-            ("Most frequent words", "per 1,000 words", self.words, 40, words),
-            ("Names", "per 100 stories", self.names, 40, stories),
-            ("Openings", "per 100 stories", self.openings, 20, stories),
-        ):
-            yield title, unit, {text: n / total for text, n in counter.most_common(count)}
+def evenly_spaced(split: Split, count: int) -> np.ndarray:
+    """The bounds of up to `count` stories, evenly spaced, in order."""
+    count = min(count, len(split.stories))
+    return split.stories[np.linspace(0, len(split.stories) - 1, count).astype(np.int64)]
 
 
 def sampled(split: Split, tokenizer: Tokenizer, count: int, desc: str) -> Iterator[str]:
     """The texts of `count` stories, evenly spaced; `desc` is shown with the progress bar."""
-    count = min(count, len(split.stories))
-    chosen = np.linspace(0, len(split.stories) - 1, count).astype(np.int64)
-    for first, stop in progress(split.stories[chosen].tolist(), desc, "stories"):
+    for first, stop in progress(evenly_spaced(split, count).tolist(), desc, "stories"):
         yield tokenizer.decode(split.ids[first:stop])
-
-
-def count_words(stories: Iterable[str]) -> WordStats:
-    """Count words, names, and openings: the first four words of a story.
-
-    A name is a word that is capitalized inside sentences at least three times as often as it is in
-    lower case. Titles such as Mr and the names of days count as names, too.
-    """
-    lengths, spelled, inside, names, openings = [], Counter(), Counter(), Counter(), Counter()
-    for story in stories:
-        words = WORD.findall(story)
-        capitalized = CAPITALIZED_INSIDE.findall(story)
-        lengths.append(len(words))
-        spelled.update(words)
-        inside.update(capitalized)
-        names.update(set(capitalized))
-        openings[" ".join(words[:4])] += 1
-    names = Counter({w: n for w, n in names.items() if inside[w] >= 3 * spelled[w.lower()]})
-    words = Counter()
-    for word, times in spelled.items():
-        words[word.lower()] += times
-    return WordStats(np.array(lengths), words, names, openings)
 
 
 def bytes_per_token(tokenizer: Tokenizer, stories: list[str]) -> float:
@@ -212,14 +193,22 @@ class DatasetStats:
         return "Cleaning" if any(counts.values()) else "Cleaning changed nothing", counts
 
 
-def compute_stats(s: Settings) -> DatasetStats:
-    """Read the dataset; raises UserError where it is missing or damaged."""
-    data = dataset.open_dataset(s.dataset, block_size=1)
-    tokenizer = data.tokenizer
+def open_stories(name: str) -> dataset.Dataset:
+    """Open a dataset; raises UserError where it is missing, damaged, or one text."""
+    data = dataset.open_dataset(name, block_size=1)
     if data.note:
         log_stderr(f"{data.folder} {data.note}")
-    if tokenizer.end_of_text is None:
-        raise UserError(f"{s.dataset} is one text in characters; this page describes stories")
+    if data.tokenizer.end_of_text is None:
+        raise UserError(f"{name} is one text in characters; this page describes stories")
+    return data
+
+
+def compute_stats(s: Settings) -> DatasetStats:
+    """Read the dataset; raises UserError where it is missing or damaged."""
+    assert s.dataset  # by __post_init__
+    data = open_stories(s.dataset)
+    tokenizer = data.tokenizer
+    assert tokenizer.end_of_text is not None  # by open_stories
     train = read_split(data.train, tokenizer.end_of_text, "1 of 5: reading")
     val = read_split(data.val, tokenizer.end_of_text, "2 of 5: reading")
     stories = sampled(train, tokenizer, s.sample, "3 of 5: training a vocabulary")
@@ -291,10 +280,15 @@ def word_tables(sample: WordStats) -> Iterator[str]:
     rows = [[n, 100 * sum(times[:n]) / total] for n in (100, 1000, 5000)]
     yield table(title, ["most frequent", "% of all words"], *rows)
     for title, unit, rates in sample.rates():
-        # A no-break space keeps a word and its number in one line.
-        items = (f"{word} {rate:.1f}".replace(" ", "\xa0") for word, rate in rates.items())
-        text = textwrap.fill(", ".join(items), 78).replace("\xa0", " ")
-        yield f"{title}, {unit}\n{textwrap.indent(text, '  ')}"
+        yield f"{title}, {unit}\n{list_of_rates(rates)}"
+
+
+def list_of_rates(rates: dict[str, float], first: str = "") -> str:
+    """Words, each with its rate, after what is `first` in the list."""
+    # A no-break space keeps a word and its number in one line.
+    items = (f"{word} {rate:.1f}".replace(" ", "\xa0") for word, rate in rates.items())
+    text = textwrap.fill(first + ", ".join(items), 78).replace("\xa0", " ")
+    return textwrap.indent(text, "  ")
 
 
 def plot_page(stats: DatasetStats, path: Path) -> None:
@@ -337,19 +331,98 @@ def check_replaceable(path: Path) -> None:
         raise UserError(f"{text} is no summary of explore.py; name another --plot")
 
 
+# Several datasets ---------------------------------------------------------------------------
+
+
+def compare(s: Settings) -> tuple[str, Comparison]:
+    """The table of --compare, and what is in it; raises UserError for what cannot be compared."""
+    opened = open_compared(s.compared())
+    samples, sizes = {}, {}
+    for number, (name, data) in enumerate(opened.items(), 1):
+        stage, tokenizer = f"{number} of {len(opened)}:", data.tokenizer
+        assert tokenizer.end_of_text is not None  # by open_stories
+        split = read_split(data.train, tokenizer.end_of_text, f"{stage} reading")
+        count = min(s.sample, MOST_STORIES)
+        samples[name] = compared_stories(split, tokenizer, count, f"{stage} decoding")
+        size = split.counts @ tokenizer.byte_lengths()
+        sizes[name] = len(split.stories), size
+    comparison = storystats.compare(samples)
+    columns = {}
+    for name, rows in storystats.columns(comparison).items():
+        stories, size = sizes[name]
+        words = stories * comparison.portraits[name].words.lengths.mean()
+        cells = {"number": f"{stories:,}", "words, about": short_count(words)}
+        columns[name] = {"Training stories": cells | {"bytes": short_count(size)}} | rows
+    return "\n\n".join([sections_table(columns), *most_frequent(comparison)]), comparison
+
+
+def most_frequent(comparison: Comparison) -> Iterator[str]:
+    """The most frequent names and openings of each dataset, as text."""
+    rates = {name: list(each.words.rates())[1:] for name, each in comparison.portraits.items()}
+    for i, (title, unit, _) in enumerate(next(iter(rates.values()))):
+        lines = [f"{title}, {unit}"]
+        for name, parts in rates.items():
+            first = dict(list(parts[i][2].items())[:10])
+            lines.append(list_of_rates(first, f"{name}: "))
+        yield "\n".join(lines)
+
+
+def open_compared(names: list[str]) -> dict[str, dataset.Dataset]:
+    """The datasets by the names that the table and the plots show."""
+    folders = [dataset.dataset_folder(name) for name in names]
+    known = [path.name for path in (ROOT / "data").glob("*/")]
+    for name, folder in zip(names, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise UserError(f"compare has {name} twice")
+        similar = difflib.get_close_matches(name, known, n=1)
+        if similar and not folder.is_dir():
+            raise UserError(f"{short_path(folder)} is missing; did you mean {similar[0]}?")
+    opened = [open_stories(name) for name in names]
+    return dict(zip(distinct_names(folders), opened, strict=True))
+
+
+def compared_stories(split: Split, tokenizer: Tokenizer, count: int, desc: str) -> list[str]:
+    """Up to `count` stories, evenly spaced, and up to MOST_TEXT; in random order, always the same.
+
+    So the first ones are a sample, too. Each is cut after LONGEST_STORY characters, which have at
+    most four bytes each, and no token has less than one.
+    """
+    bounds = evenly_spaced(split, count)
+    np.random.RandomState(0).shuffle(bounds)
+    stories, size = [], 0
+    for first, stop in progress(bounds.tolist(), desc, "stories"):
+        stop = min(stop, first + 4 * LONGEST_STORY)
+        stories.append(tokenizer.decode(split.ids[first:stop])[:LONGEST_STORY])
+        size += len(stories[-1])
+        if size >= MOST_TEXT:
+            break
+    return stories
+
+
 def main(s: Settings) -> None:
     start_time = time.perf_counter()
-    path = Path(s.plot) if s.plot else dataset.dataset_folder(s.dataset) / "explore.png"
+    if s.compare is not None:
+        default = ROOT / "data" / "compare.png"
+    else:
+        assert s.dataset  # by __post_init__
+        default = dataset.dataset_folder(s.dataset) / "explore.png"
+    path = Path(s.plot) if s.plot else default
     check_replaceable(path)
-    stats = compute_stats(s)
-    text = summary(stats)
+    if s.compare is not None:
+        text, comparison = compare(s)
+        plot = partial(comparefigures.plot_comparison, comparison)
+    else:
+        stats = compute_stats(s)
+        text, plot = summary(stats), partial(plot_page, stats)
     print(text)
     atomic_write(path.with_suffix(".txt"), text.encode(errors="replace") + b"\n")
-    plot_page(stats, path)
+    plot(path)
     took = time_taken(time.perf_counter() - start_time)
     where = short_path(path.with_suffix(""))
     log_stderr(wrapped(f"plots: {where}.png; this text: {where}.txt; time: {took}"))
-    log_stderr("train on it:\n" + command_text("python", "train.py", f"--dataset={s.dataset}"))
+    if s.compare is None:
+        next_command = command_text("python", "train.py", f"--dataset={s.dataset}")
+        log_stderr(f"train on it:\n{next_command}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ DOES_NOT_KNOW = {
     "tinystories.ranking": {"torch", "model", "optuna"},
     "tinystories.study": TRAINING | {"tinystories.stories"},
     "tinystories.sweepfigures": {"torch", "model", "optuna"},
+    "tinystories.storystats": {"torch", "model", "tinystories.tokenizer", "tinystories.dataset"},
+    "tinystories.comparefigures": {"torch", "model", "tinystories.dataset"},
 }
 MAY_KNOW = {  # exceptions to the lines above
     "configurator": {"tinystories.ranges"},

@@ -15,10 +15,11 @@ from matplotlib.image import imread
 
 import explore
 from configurator import UserError, parse
-from explore import Settings, compute_stats, count_words, coverage, read_split, windows_by_stories
+from explore import Settings, compute_stats, coverage, read_split, windows_by_stories
 from tinystories import figures, tokenizer
 from tinystories.dataset import TokenFile, read_meta, write_meta
 from tinystories.stories import storybook
+from tinystories.storystats import count_words
 
 gpt2_available = pytest.mark.skipif(
     "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR names no GPT-2 encoding"

@@ -27,7 +27,7 @@ import json
 import re
 from array import array
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -116,7 +116,7 @@ def containment(a: set[str], b: set[str]) -> float:
 
 
 def near_duplicates(
-    stories: StoryFiles, count: int, first_train: int, threshold: float
+    stories: StoryFiles | Sequence[str], count: int, first_train: int, threshold: float
 ) -> dict[int, Copy]:
     """The training stories that are near-duplicates of a validation story or of a kept one.
 
@@ -157,7 +157,7 @@ def write_examples(path: Path, stories: StoryFiles, copies: dict[int, Copy]) -> 
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _sketch(stories: StoryFiles, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _sketch(stories: Iterable[str], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Signatures, uint16 [count, HASHES], and how many n-grams each story has, [count].
 
     Two bytes of a hash are enough: they agree by chance once in 65,536 times. 512 bytes a story.
