@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -43,7 +44,11 @@ def launcher() -> str:
 def print_rank0(text: str) -> None:
     """Print above the progress bar, in the first process only."""
     if RANK == 0:
-        tqdm.write(text)
+        try:
+            tqdm.write(text)
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that was closed: SIGHUP is about to come
+                raise
 
 
 def connect(device: torch.device) -> None:
