@@ -9,8 +9,8 @@ Any OpenAI-compatible endpoint will do: a server of your own, or one that costs
 money, with its key in OPENAI_API_KEY. Each story is ordered with a verb, a
 noun, an adjective and some features (dialogue, twist, ...), drawn at random
 from the files in prompts/. Answers that are refused, cut off, of another form,
-without the words, or there already are dropped, and kept in the .log beside
---out. Whatever stops it, the same command goes on and asks nothing twice.
+without the words, or (nearly) there already are dropped, and kept in the .log
+beside --out. Whatever stops it, the same command goes on, asking nothing twice.
 """
 
 import itertools

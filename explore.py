@@ -30,7 +30,7 @@ class Settings(RangedSettings):
     compare: str | None = None  # datasets to compare, separated by commas
     sample: Count = 100_000  # training stories whose words are counted
     block_sizes: str = "128,256,512,1024"  # window sizes to compare, in tokens
-    plot: str | None = None  # .png file; None: explore.png in its folder
+    plot: str | None = None  # .png file; None: explore.png in its folder, or data/compare.png
 
     def __post_init__(self):
         super().__post_init__()

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def story_of(body: dict) -> str:
     verb, noun, adjective = asked_words(body)
     return (
         f"In the wood there was a {adjective} {noun}. It liked to {verb} all day.\n\n"
-        'One day a bird came by. "May I play with you?" it asked.\n\nThey were friends.'
+        f'One day a bird saw the {noun}. "May I play with you, {noun}?" it asked.\n\n'
+        "They were friends."
     )
 
 
@@ -327,6 +329,48 @@ def test_a_story_that_is_there_is_dropped(order, server, out, tmp_path):
         order(3, prompts=str(folder))
     assert len(rows_of(out)) == 2
     assert {row["dropped"] for row in dropped_of(out)} == {"duplicate"}
+
+
+def with_names(hero: str, friend: str) -> Callable[[dict], str]:
+    """A server's stories, whatever it is asked for, in which only the names change."""
+
+    def answer(body: dict) -> str:
+        verb, noun, adjective = asked_words(body)
+        return (
+            f"One day {hero} went to the lake with a {adjective} {noun}. {friend} saw it and "
+            f"wanted to {verb}, too.\n\n{hero} was not happy, but then {friend} asked nicely and "
+            f"gave him a piece of her cake.\n\nSo {hero} and {friend} sat down by the water and "
+            "ate the cake until the sun was gone. It was the best day of the summer."
+        )
+
+    return answer
+
+
+def test_a_story_with_only_the_names_changed_is_dropped(order, server, out, capsys):
+    other_names = [with_names(*names) for names in (("Omar", "Zoe"), ("Finn", "Ivy"))]
+    server.script = [with_names("Tim", "Lily"), *other_names, story_of, *other_names]
+    rows = order(3, concurrency=1)
+    assert [row["number"] for row in rows] == [0, 3, 6]
+    assert "4 answers dropped: 4 near-duplicate" in " ".join(capsys.readouterr().out.split())
+    dropped = dropped_of(out)
+    assert {row["dropped"] for row in dropped} == {"near-duplicate"}
+    assert "Omar" in dropped[0]["answer"]
+
+
+@pytest.mark.parametrize("instruct", [False, True])
+def test_a_resumed_file_drops_the_same_answers(order, server, out, tmp_path, instruct):
+    stories = [with_names("Tim", "Lily"), story_of, with_names("Finn", "Ivy"), story_of]
+    end = f"\n\n{SUMMARY}" if instruct else ""
+    script = [lambda body, story=story: story(body) + end for story in stories]
+    server.script = list(script)
+    order(3, concurrency=1, instruct=instruct)
+    whole = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    shutil.rmtree(out.parent)
+    server.script = list(script)
+    for count in (1, 2, 3):  # each begins with what is in the file
+        order(count, concurrency=1, instruct=instruct)
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == whole
+    assert [row["dropped"] for row in dropped_of(out)] == ["near-duplicate"]
 
 
 def test_instruct_records(order, server, capsys):

@@ -136,7 +136,7 @@ def test_long_stories_are_cut_and_text_is_bounded(dataset, monkeypatch):
 
 def test_stories_without_names_and_datasets_with_long_names_are_plotted(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "DPI", 30)
-    names = [f"a_very_long_name_of_a_dataset_{i}" for i in range(explore.MOST_COMPARED)]
+    names = [f"a_very_long_name_{i}_of_a_dataset" for i in range(explore.MOST_COMPARED)]
     comparison = compare({name: ["the hen"] for name in names})
     comparefigures.plot_comparison(comparison, tmp_path / "page.png")
     assert imread(tmp_path / "page.png").std() > 0.1

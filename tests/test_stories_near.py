@@ -97,6 +97,21 @@ def test_texts_without_words_are_no_copies(tmp_path):
     assert not find(tmp_path, ["!", "", "?!", "A fox.", "🦊"])
 
 
+def test_an_index_finds_what_comparing_all_texts_finds(different, monkeypatch):
+    monkeypatch.setattr(near, "BLOCK", 7)
+    kept = different[:60]
+    index = near.Index(kept.__getitem__)
+    for story in kept:
+        assert index.find(story, 0.8) is None
+        index.add(story)
+    for number, story in enumerate(kept):
+        for change in (other_names, other_order, shorter):
+            changed = change(story)
+            similarity = near.containment(near.grams(story), near.grams(changed))
+            assert index.find(changed, 0.8) == (number, similarity)
+    assert all(index.find(story, 0.8) is None for story in [*different[60:], "", "?!"])
+
+
 def test_the_order_of_a_source_does_not_change_what_is_near_validation(different, tmp_path):
     val = different[:30]
     train = [change(story) for story in val for change in (other_names, shorter)] + different[30:]

@@ -19,12 +19,15 @@ MOST_FREQUENT = 8  # names and openings that are shown
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
     """Plot datasets side by side on one page; each has a color."""
-    portraits = {short_name(name, 24): each for name, each in comparison.portraits.items()}
-    count = len(portraits)
+    count = len(comparison.portraits)
+    names = [short_name(name, 24) for name in comparison.portraits]
+    if len(set(names)) < count:  # they differ in the middle
+        names = list(comparison.portraits)
+    portraits = dict(zip(names, comparison.portraits.values(), strict=True))
     heights = (1.7 + 0.5 * count, 1.2 + 0.65 * count, 0.9 + MOST_FREQUENT * (0.14 + 0.16 * count))
     with saved_figure(path, height=1.0 + sum(heights)) as figure:
         panels = figure.subplots(3, 2, height_ratios=heights)
-        (lengths, distinct), (shares, shared), (names, openings) = panels
+        (lengths, distinct), (shares, shared), (named, openings) = panels
         plot_lengths(lengths, {name: each.words.lengths for name, each in portraits.items()})
         rows = {name: each.distinct for name, each in portraits.items()}
         labels = ["words" if n == 1 else f"{n}-grams" for n in next(iter(rows.values()))]
@@ -39,7 +42,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
         plot_shared(shared, {name: list(each.shared.values()) for name, each in portraits.items()})
         words = {name: each.words for name, each in portraits.items()}
         for axes, title, counters in (
-            (names, "Names", {name: each.names for name, each in words.items()}),
+            (named, "Names", {name: each.names for name, each in words.items()}),
             (openings, "Openings", {name: each.openings for name, each in words.items()}),
         ):
             rates = {
@@ -52,7 +55,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
         figure.legend(
             *distinct.get_legend_handles_labels(),
             loc="outside upper left",
-            ncols=4 if max(map(len, portraits)) < 16 else 3,
+            ncols=max(1, min(4, 75 // (5 + max(map(len, portraits))))),
             title=f"{comparison.words:,} words of each dataset",
             title_fontproperties={"size": 12.5, "weight": "bold"},
             alignment="left",

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from configurator import UserError
-from tinystories.stories.near import near_duplicates
+from tinystories.stories.near import SIMILAR, near_duplicates
 from tinystories.terminal import counted, short_count
 
 WORDS = 1_000_000  # of each dataset are compared, where all have so many
 NGRAMS = (1, 2, 3, 4)  # words of the n-grams that are counted
 SHARED = 3  # words of the n-grams that two datasets have in common
-SIMILAR = 0.8  # containment from which a story is a near-duplicate, as in prepare.py's help
 LENGTHS = "Length of training stories"  # a title, in each text of explore.py
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters, with apostrophes and hyphens inside
 # A capitalized word after a lower-case letter or a comma, and a space.

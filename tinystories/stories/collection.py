@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from tinystories.files import atomic_write, short_path
 from tinystories.stories.cleaning import digest
 from tinystories.stories.composing import Dropped
 from tinystories.stories.instruct import story_of
+from tinystories.stories.near import SIMILAR, Index
+from tinystories.terminal import progress
 
 
 class Collection:
@@ -25,14 +28,16 @@ class Collection:
         self.path, self.log = path, path.with_suffix(".log")
         self.numbers: set[int] = set()  # of the orders that have an answer
         self.digests: set[int] = set()  # of the stories
+        self.places = array("q")  # of each story: the byte where its line begins
+        self.index = Index(self.story)
         self.dropped: Counter[str] = Counter()  # answers by reason
         self.tokens = [0, 0]  # of all prompts and all answers
         self.lock = threading.Lock()
         self.begin(identity)
-        for row in read_rows(self.path):
-            self.include(row)
-        for row in read_rows(self.log, first=2):
-            self.include(row)
+        for place, row in progress(read_rows(self.path), "reading what is there", "stories"):
+            self.include(row, place)
+        for place, row in read_rows(self.log, first=2):
+            self.include(row, place)
 
     @property
     def stories(self) -> int:
@@ -60,33 +65,52 @@ class Collection:
             )
         self.path.touch()
 
-    def include(self, row: dict) -> None:
-        """Count an answer that is in one of the files."""
+    def story(self, number: int) -> str:
+        """A story of the file, by its place in the order there."""
+        with open(self.path, "rb") as file:
+            file.seek(self.places[number])
+            return story_of(json.loads(file.readline())["text"])
+
+    def include(self, row: dict, place: int) -> None:
+        """Count an answer whose line begins at a byte of one of the files."""
         self.numbers.add(row["number"])
         self.tokens = [total + more for total, more in zip(self.tokens, row["tokens"], strict=True)]
         if "dropped" in row:
             self.dropped[row["dropped"]] += 1
         else:
-            self.digests.add(digest(story_of(row["text"])))
+            story = story_of(row["text"])
+            self.digests.add(digest(story))
+            self.places.append(place)
+            self.index.add(story)
 
     def add(self, row: dict) -> None:
-        """Write an answer; raises Dropped for a story that is there, UserError where it cannot."""
+        """Write an answer; raises UserError where it cannot be written.
+
+        Raises Dropped for a story that is there, or one that has nearly everything of it.
+        """
         with self.lock:
-            if "text" in row and digest(story_of(row["text"])) in self.digests:
-                raise Dropped("duplicate")
-            append_line(self.log if "dropped" in row else self.path, row)
-            self.include(row)
+            if "text" in row:
+                story = story_of(row["text"])
+                if digest(story) in self.digests:
+                    raise Dropped("duplicate")
+                if self.index.find(story, SIMILAR):
+                    raise Dropped("near-duplicate")
+            place = append_line(self.log if "dropped" in row else self.path, row)
+            self.include(row, place)
 
 
-def read_rows(path: Path, first: int = 1) -> Iterator[dict]:
-    """The rows of a file from a line on; a last line that a crash cut short is cut off."""
+def read_rows(path: Path, first: int = 1) -> Iterator[tuple[int, dict]]:
+    """The rows of a file from a line on, each with the byte where it begins.
+
+    A last line that a crash cut short is cut off.
+    """
     position = 0
     with path.open("r+b") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 file.truncate(position)
                 return
-            position += len(line)
+            place, position = position, position + len(line)
             if number < first:
                 continue
             try:
@@ -98,11 +122,14 @@ def read_rows(path: Path, first: int = 1) -> Iterator[dict]:
                 valid = False
             if not valid:
                 raise UserError(f"{path}, line {number:,} is damaged; delete that line")
-            yield row
+            yield place, row
 
 
-def append_line(path: Path, row: dict) -> None:
-    """Add a row to a file, all of it or nothing; raises UserError where the disk is full."""
+def append_line(path: Path, row: dict) -> int:
+    """Add a row to a file, all of it or nothing, and return the byte where it begins.
+
+    Raises UserError where the disk is full.
+    """
     line = json.dumps(row).encode() + b"\n"
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
@@ -115,3 +142,4 @@ def append_line(path: Path, row: dict) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise UserError(f"cannot write {path}: {reason}")
+        return end
