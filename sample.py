@@ -113,14 +113,15 @@ def main(s: Settings) -> None:
         log_stderr(reason)
 
     def generate(prompt: str, count: int, seed: int) -> Iterator[list[Piece]]:
-        whole = header + prompt if prompt else cut_for(header, tokenizer.encode)
+        alone = header and not prompt
+        whole = cut_for(header, tokenizer.encode) if alone else header + prompt
         length = len(tokenizer.encode(whole)) + 1
         if length > model.config.block_size:
             log_stderr(f"the prompt has {length} tokens; the model reads only the last of them")
         pieces = generate_stories(
             model, tokenizer, hardware, whole, count, s.max_new_tokens, sampling, seed, s.stop
         )
-        return without_first_space(pieces, count) if header and not prompt else pieces
+        return without_first_space(pieces, count) if alone else pieces
 
     with device.out_of_memory(f"lower num_samples (now {s.num_samples})"):
         if s.interactive:
