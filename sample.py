@@ -8,9 +8,8 @@
     python sample.py --words="cat, moon, brave" --features=Dialogue,MoralValue
     python sample.py hf:NAME                     a model of the Hugging Face hub
 
-Stories go to standard output, everything else to standard error. Of a header, which
---words, --features, --summary and --sentence make, nothing is printed, only what
-follows it. It is for models that have learned from TinyStories-Instruct, or from
+Stories go to standard output, everything else to standard error; of a header
+only what follows it. Headers are for models of TinyStories-Instruct, or of
 prepare.py --source=storybook --instruct.
 """
 
@@ -41,10 +40,10 @@ class Settings(RangedSettings):
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     # Stories
     start: str = ""  # prompt of every story; FILE:path, or - for stdin
-    words: str | None = None  # header: words to use, with commas
-    features: str | None = None  # header: Dialogue, MoralValue, BadEnding, ...
-    summary: str | None = None  # header: what happens
-    sentence: str | None = None  # header: a sentence of the story
+    words: str | None = None  # header: words that it has, as cat,moon
+    features: str | None = None  # header: Dialogue, MoralValue, Twist, ...
+    summary: str | None = None  # header: what happens in it
+    sentence: str | None = None  # header: one of its sentences
     num_samples: Count = 3  # stories
     max_new_tokens: Count = 500  # per story
     stop: bool = True  # stop at the end-of-text token

@@ -1,4 +1,4 @@
-"""1.2M parameters on the built-in storybook with header lines, in minutes.
+"""1M parameters on stories with headers, in minutes.
 
 The data:  python prepare.py --source=storybook --instruct=True --tokenizer=bpe --vocab_size=2048
 Training:  python train.py config/storybook_instruct_1m.py
