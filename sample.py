@@ -8,9 +8,8 @@
     python sample.py --words="cat, moon, brave" --features=Dialogue,MoralValue
     python sample.py hf:NAME                     a model of the Hugging Face hub
 
-Stories go to standard output, everything else to standard error. --words,
---features, --summary and --sentence make a header, of which nothing is printed.
-It is for models that have learned from TinyStories-Instruct, or from
+Stories go to standard output, everything else to standard error; of a header
+only what follows it. Headers are for models of TinyStories-Instruct, or of
 prepare.py --source=storybook --instruct.
 """
 
@@ -41,10 +40,10 @@ class Settings(RangedSettings):
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     # Stories
     start: str = ""  # prompt of every story; FILE:path, or - for stdin
-    words: str | None = None  # header: words to use, with commas
-    features: str | None = None  # header: Dialogue, MoralValue, BadEnding, ...
-    summary: str | None = None  # header: what happens
-    sentence: str | None = None  # header: a sentence of the story
+    words: str | None = None  # header: words that it has, as cat,moon
+    features: str | None = None  # header: Dialogue, MoralValue, Twist, ...
+    summary: str | None = None  # header: what happens in it
+    sentence: str | None = None  # header: one of its sentences
     num_samples: Count = 3  # stories
     max_new_tokens: Count = 500  # per story
     stop: bool = True  # stop at the end-of-text token
@@ -113,14 +112,15 @@ def main(s: Settings) -> None:
         log_stderr(reason)
 
     def generate(prompt: str, count: int, seed: int) -> Iterator[list[Piece]]:
-        whole = header + prompt if prompt else cut_for(header, tokenizer.encode)
+        alone = header and not prompt
+        whole = cut_for(header, tokenizer.encode) if alone else header + prompt
         length = len(tokenizer.encode(whole)) + 1
         if length > model.config.block_size:
             log_stderr(f"the prompt has {length} tokens; the model reads only the last of them")
         pieces = generate_stories(
             model, tokenizer, hardware, whole, count, s.max_new_tokens, sampling, seed, s.stop
         )
-        return without_first_space(pieces, count) if header and not prompt else pieces
+        return without_first_space(pieces, count) if alone else pieces
 
     with device.out_of_memory(f"lower num_samples (now {s.num_samples})"):
         if s.interactive:

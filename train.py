@@ -1,7 +1,8 @@
 """Train a GPT on a prepared dataset.
 
 python train.py config/storybook_1m.py --batch_size=32  on a GPU or the CPU
-python train.py --init_from=resume --out_dir=out/x      resume a run
+python train.py --init_from=resume --out_dir=out/x      resume, after Ctrl-C
+torchrun --nproc_per_node=4 train.py config/...         on four GPUs
 """
 
 import contextlib

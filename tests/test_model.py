@@ -407,8 +407,9 @@ def test_all_matrices_inside_blocks_are_named_with_their_parts(variant):
     expected = {id(p) for p in gpt.h.parameters() if p.dim() == 2}
     assert found.keys() == expected
     block = gpt.h[0]
-    assert found[id(block.attn.c_attn.weight)] == 3
-    assert found[id(block.mlp.c_fc.weight)] == (2 if gpt.config.arch == "qwen3" else 1)
+    assert found[id(block.attn.c_attn.weight)] == 3 * gpt.config.n_head
+    assert found[id(block.mlp.c_fc.weight)] == len(block.mlp.c_fc.weight) // 64
+    assert found[id(block.mlp.c_proj.weight)] == 1
 
 
 def test_flops_count_what_a_windowed_layer_sees():

@@ -137,7 +137,7 @@ def cut_for(prompt: str, encode: Callable[[str], list[int]]) -> str:
     GPT-2's vocabulary has other ids for two line breaks at the end of a text than for those before
     a word. There the model writes the line breaks itself.
     """
-    whole = encode(f"{prompt}A")
+    whole = encode(f"{prompt}S")  # a letter that the vocabulary has, as "Story:" does
     for text in (prompt, prompt.rstrip()):
         ids = encode(text)
         if ids == whole[: len(ids)]:

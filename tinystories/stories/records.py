@@ -18,7 +18,7 @@ from tinystories.stories.storybook import PLOTS
 from tinystories.stories.words import KINDS, Lexicon, read_words, words_in
 from tinystories.stories.world import World
 
-SHARE = {"Words": 0.7, "Features": 0.7, "Summary": 0.6, "Random sentence": 0.25}
+SHARE = {"Words": 0.7, "Features": 0.8, "Summary": 0.6, "Random sentence": 0.25}
 # Never asked for: words that a third of the stories have, which say nothing,
 COMMON = (
     "come go sit take look learn lesson give ask want run hold tell walk make bring "

@@ -300,7 +300,7 @@ def truth(w: World) -> None:
     w.speak(
         f,
         "It was good that you told me. Will you help me mend it?",
-        told="But {h} had not kept it a secret, and that was good. They sat down to mend the {t}.",
+        told="It was good that it was no secret anymore. They sat down to mend the {t}.",
     )
     w.mend(h, t)
     w.say(
@@ -882,7 +882,9 @@ def shiny(w: World) -> None:
     )
     w.say("It was {a.full}, and {a.he} flew up to the {high} with it.")
     w.feel("sad", h)
-    w.speak(h, "That is mine! Give it back!", "Please give me back my {t}!")
+    w.speak(
+        h, "That is mine! Give it back!", "Please give me back my {t}!", told="{h} wanted it back."
+    )
     w.speak(
         crow,
         "But it shines so nicely!",
