@@ -1,6 +1,7 @@
 """What the tests share: the commands as real processes, and small datasets made by them."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from forks import ForkedCommand
 # Models of the tests are too small for a second thread; on a busy machine it only waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test takes two, they do not spin
+# A shell's background jobs ignore Ctrl-C, and so would the commands that get it from the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 NEWEST = ROOT / "out" / ".newest_run"
@@ -24,7 +27,7 @@ LONGEST = (
 )
 SMALL = (
     "--n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
-    "--gradient_accumulation_steps=2 --eval_interval=5 --eval_tokens=2000 --log_interval=1 "
+    "--gradient_accumulation_steps=2 --eval_interval=5 --eval_tokens=1000 --log_interval=1 "
     "--full_eval=True "
     "--warmup_iters=2 --dropout=0.2 --device=cpu --dtype=float32"
 ).split()  # a run of a few seconds
@@ -69,9 +72,12 @@ def command(*args, status: int = 0, **options) -> subprocess.CompletedProcess:
     return done
 
 
-def forked(*args, status: int = 0, cwd=None) -> subprocess.CompletedProcess:
-    """Like command, in a process that has torch already: for what is not about the start."""
-    process = ForkedCommand(*args, cwd=cwd)
+def forked(*args, status: int = 0, **options) -> subprocess.CompletedProcess:
+    """Like command, in a process that has torch already: for what is not about the start.
+
+    The options are those of forks.ForkedCommand.
+    """
+    process = ForkedCommand(*args, **options)
     out, err = process.communicate()
     assert process.returncode == status, out + err
     return subprocess.CompletedProcess(args, status, out, err)
@@ -105,8 +111,8 @@ def sign(folder) -> None:
 def dataset(tmp_path_factory) -> Path:
     """A small prepared dataset: 400 storybook stories, 300 ids."""
     folder = tmp_path_factory.mktemp("data") / "small"
-    options = f"--source=storybook --max_stories=400 --val_fraction=0.05 --dataset={folder}"
-    command("prepare.py", *options.split(), "--tokenizer=bpe", "--vocab_size=300")
+    options = f"--source=storybook --max_stories=400 --val_fraction=0.03 --dataset={folder}"
+    forked("prepare.py", *options.split(), "--tokenizer=bpe", "--vocab_size=300")
     return folder
 
 
@@ -117,7 +123,7 @@ def printed_run(dataset, tmp_path_factory) -> tuple[Path, str]:
     """
     folder = tmp_path_factory.mktemp("out") / "run"
     options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=10")
-    return folder, command("train.py", *options).stdout
+    return folder, forked("train.py", *options).stdout
 
 
 @pytest.fixture(scope="session")

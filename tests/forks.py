@@ -3,7 +3,8 @@
 Importing torch and matplotlib takes longer than what most tests train. So one process imports them
 and forks: each command is still a process of its own, with its own memory, signals, working
 directory and exit status, in which the script and all modules of this repo are imported anew. What
-it does not show is how a command starts on a bare Python; conftest.command does.
+it does not show is how a command starts on a bare Python, which conftest.command does, and what is
+in a plot, which takes longer to draw than a small run to train; test_figures.py does.
 """
 
 import contextlib
@@ -87,6 +88,18 @@ def train_on_two(*args) -> None:
         assert process.returncode == 0, out + err
 
 
+def draw_blank_plots() -> None:
+    """Let matplotlib save one pixel of each figure, and measure and draw nothing."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    save = Figure.savefig
+    Figure.draw = lambda figure, renderer: None
+    Figure.savefig = lambda figure, file, **options: save(Figure((1, 1), 1), file, **options)
+    Text.get_window_extent = lambda text, *renderer, **options: Bbox.unit()
+
+
 def _run(words: list[str], cwd, environment: dict, setup, stdout, stderr) -> None:
     """In the forked process: become `python script args`, the `words`."""
     os.setsid()  # a Ctrl-C of its own, as in a terminal
@@ -105,6 +118,7 @@ def _run(words: list[str], cwd, environment: dict, setup, stdout, stderr) -> Non
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.argv = words
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT))]
+    draw_blank_plots()
     if setup:
         setup()
     with contextlib.closing(stdin):

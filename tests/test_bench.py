@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from conftest import command, complaint
+from conftest import complaint, forked
 
 import bench
 from configurator import UserError, parse
@@ -61,7 +61,7 @@ def measured(tmp_path_factory):
     (folder / "earlier.json").write_text(json.dumps(earlier))
     output = folder / "bench.json"
     options = (*TINY, "--what=train,sample", f"--output={output}", f"--peer={folder}")
-    return command("bench.py", *options, f"--compare={folder / 'earlier.json'}").stdout, output
+    return forked("bench.py", *options, f"--compare={folder / 'earlier.json'}").stdout, output
 
 
 def test_every_printed_row_is_in_the_file(measured):
@@ -107,7 +107,7 @@ def test_preparing_is_compared_with_tiktoken_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("\n<|endoftext|>\n".join(stories))
     output = tmp_path / "bench.json"
     options = (*TINY, "--what=prepare", f"--text={tmp_path / 'mine.txt'}", f"--output={output}")
-    command("bench.py", *options)
+    forked("bench.py", *options)
     results = json.loads(output.read_text())["results"]
     assert results["preparing, ours/tiktoken"]["runs"] == 2
 
@@ -139,4 +139,4 @@ def test_a_file_to_compare_with_must_be_an_earlier_measurement(tmp_path, text):
 def test_a_peer_that_is_not_nanogpt_is_one_line(tmp_path):
     (tmp_path / "model.py").write_text("answer = 42\n")
     options = (*TINY, "--what=sample", f"--output={tmp_path / 'b.json'}", f"--peer={tmp_path}")
-    assert "not a nanoGPT checkout" in complaint("bench.py", *options)
+    assert "not a nanoGPT checkout" in complaint("bench.py", *options, run=forked)

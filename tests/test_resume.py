@@ -16,7 +16,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, complaint, forked
+from conftest import ROOT, SMALL, complaint, forked
 from forks import ForkedCommand, train_on_two
 
 from tinystories.run import load_checkpoint
@@ -33,18 +33,15 @@ def nodes(port: int) -> tuple[str, ...]:
     return ("--nnodes=2", "--nproc_per_node=1", *meeting, "--local_addr=127.0.0.1")
 
 
-def torchrun(*args, how: tuple[str, ...] = TWO) -> subprocess.Popen:
-    """Start train.py in two processes; what it prints comes line by line from .stdout."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *how, ROOT / "train.py", *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,  # a Ctrl-C of its own, as in a terminal
-    )
+def torchrun(*args, how: tuple[str, ...] = TWO) -> ForkedCommand:
+    """Start train.py in two processes, each on a bare Python; what it prints comes line by line
+    from .stdout.
+    """
+    script = torch.distributed.__path__[0] + "/run.py"
+    return ForkedCommand(script, *how, ROOT / "train.py", *args)
 
 
-def wait_for_step(process: subprocess.Popen | ForkedCommand, step: int) -> None:
+def wait_for_step(process: ForkedCommand, step: int) -> None:
     """Read what a run prints until the line of a step."""
     for line in process.stdout:
         if re.match(rf"\s*{step} ", line):
@@ -130,6 +127,12 @@ def test_ctrl_c_during_an_evaluation_ends_it_and_the_resumed_run_makes_up_for_it
     assert_same_run(folder, tmp_path / "whole")
 
 
+def take_terminal() -> None:
+    """Make stdin the controlling terminal of this process, whose closing ends it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+
+
 def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
     ours, theirs = pty.openpty()
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path / 'run'}", *SMALL, "--max_iters=5000")
@@ -139,7 +142,7 @@ def test_a_closed_terminal_saves_the_run(dataset, tmp_path):
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # as its controlling terminal
+        preexec_fn=take_terminal,
     )
     os.close(theirs)
     shown = b""
@@ -201,8 +204,9 @@ def kill_when_a_temporary_file_appears(process, folder) -> None:
 
 def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_path):
     rng = random.Random(7)
-    options = (f"--dataset={dataset}", *SMALL, "--max_iters=300", "--eval_interval=50")
-    command("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
+    options = (f"--dataset={dataset}", *SMALL, "--max_iters=150", "--eval_interval=25")
+    options += ("--eval_tokens=200", "--n_layer=1", "--gradient_accumulation_steps=1")
+    forked("train.py", *options, f"--out_dir={tmp_path / 'whole'}")
     folder = tmp_path / "killed"
     folder.mkdir()
     steps = []
@@ -213,7 +217,7 @@ def test_a_chain_of_twenty_kills_at_random_instants_loses_nothing(dataset, tmp_p
         if kill % 2:
             kill_when_a_temporary_file_appears(process, folder)
         else:
-            time.sleep(rng.random() * 0.1)
+            time.sleep(rng.random() * 0.05)
             process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, command, contents, forked
+from conftest import ROOT, SMALL, contents, forked
 from forks import ForkedCommand
 
 import prepare
@@ -74,21 +74,20 @@ def stopped(dataset, tmp_path_factory):
     base = shutil.copytree(dataset, out_dir / "tales")
     argv = [f"--dataset={base}", *TINY, f"--out_dir={out_dir}", "--name=my first"]
     argv += ["--vocab_size=280,100", "--n_head=2,4,5", "--max_iters=60", "--eval_interval=100"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-    first = [*argv, "--overwrite=True"]  # the command that resumes must not delete the sweep
-    process = subprocess.Popen([sys.executable, ROOT / "sweep.py", *first], **pipes)
+    # The command that resumes must not delete the sweep.
+    process = ForkedCommand("sweep.py", *argv, "--overwrite=True")
     log = out_dir / "my first" / GOOD[1] / "log.csv"
     wait_for(lambda: log.exists() and log.read_text().count("\n") > 8, process)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=120)
-    return out_dir / "my first", argv, process.returncode, printed
+    printed, err = process.communicate(timeout=120)
+    return out_dir / "my first", argv, process.returncode, printed + err
 
 
 @pytest.fixture(scope="module")
 def finished(stopped):
     """The same sweep, resumed: its folder, its command line, and what it printed."""
     folder, argv, *_ = stopped
-    return folder, argv, command("sweep.py", *argv).stdout
+    return folder, argv, forked("sweep.py", *argv).stdout
 
 
 def rows(folder) -> list[dict]:
@@ -440,7 +439,7 @@ def test_a_run_that_is_behind_the_runs_of_an_old_sweep_is_pruned(dataset, tmp_pa
         result = dict.fromkeys(ranking.RESULT, 2)
         (run / "result.json").write_text(json.dumps(result))
     options = [option for option in SMALL if "interval" not in option]
-    argv = (*options, "--max_iters=600", "--eval_interval=60", f"--out_dir={tmp_path}")
+    argv = (*options, "--max_iters=300", "--eval_interval=30", f"--out_dir={tmp_path}")
     argv = (f"--dataset={dataset}", *argv, "--learning_rate=1e-6", "--min_lr=0", "--name=old")
     _, _, values = sweep.parse_command_line(argv)
     write_json(folder / "sweep.json", {name: listed[0] for name, listed in values.items()})
@@ -449,7 +448,7 @@ def test_a_run_that_is_behind_the_runs_of_an_old_sweep_is_pruned(dataset, tmp_pa
         printed = forked("sweep.py", *argv).stdout
         row = rows(folder)[-1]
         assert (row["run"], row["pruned"], row["error"]) == ("seed=6", "20", "")
-        assert 120 <= int(row["step"]) < 500
+        assert 60 <= int(row["step"]) < 250
     assert "6 runs in" in printed and "6 of them finished already" in words(printed)
     assert "seed=6" not in printed.partition("best run")[2]
 
@@ -550,7 +549,7 @@ def test_datasets_with_different_validation_stories_are_refused(dataset, tmp_pat
     trial = trials("--max_stories=100,200", dataset=dataset)[0]
     other = tmp_path / "other"
     options = trial.preparing | {"dataset": other}  # val_fraction of the storybook is fewer stories
-    command("prepare.py", *(f"--{name}={value}" for name, value in options.items()))
+    forked("prepare.py", *(f"--{name}={value}" for name, value in options.items()))
     with pytest.raises(UserError, match="hold different validation stories"):
         sweep.check_validation({str(dataset), str(other)})
     sweep.check_validation({str(dataset), "not/there"})

@@ -38,7 +38,7 @@ def gpt2_dataset(folder):
     """A dataset of the GPT-2 vocabulary, without meta.json, as other repos make it."""
     folder.mkdir()
     for split in ("train", "val"):
-        ids = np.random.RandomState(0).randint(0, 50257, 600)
+        ids = np.random.RandomState(0).randint(0, 50257, 300)
         ids.astype("<u2").tofile(folder / f"{split}.bin")
     return folder
 
@@ -234,6 +234,7 @@ def test_resuming_a_finished_run_with_more_steps_goes_on(run, dataset, tmp_path)
 def test_averaged_weights_are_evaluated_beside_and_saved_where_they_are_better(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=40")
     noisy = ("--learning_rate=0.05", "--min_lr=0.05", "--ema=0.02", "--eval_interval=20")
+    noisy += ("--eval_tokens=2000",)
     done = forked("train.py", *options, *noisy)
     average, trained = log(tmp_path, "ema_val_loss"), log(tmp_path, "val_loss")
     assert len(average) == len(trained) - 1  # the first weights have no average
@@ -270,11 +271,18 @@ def test_it_learns_in_half_precision_too(dataset, tmp_path, dtype, optimizer):
     assert losses[-1] < losses[0] - 0.1
 
 
+def remove_compiler() -> None:
+    """As CXX=/no/compiler does, where torch has not read it yet."""
+    from torch._inductor import config
+
+    config.cpp.cxx = ("/no/compiler",)
+
+
 def test_where_compiling_fails_it_says_so_in_a_line_and_goes_on(dataset, tmp_path):
     options = (f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL, "--max_iters=2")
     options += ("--n_layer=1", "--compile=True")
-    environment = os.environ | {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    done = command("train.py", *options, env=environment)
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = forked("train.py", *options, env=environment, setup=remove_compiler)
     assert done.stdout.count("compile: no (compilation failed: ") == 1
     assert load_checkpoint(tmp_path / "ckpt.pt")["progress"]["step"] == 2
 
@@ -286,8 +294,7 @@ def test_compiled_training_gives_the_same_losses(dataset, tmp_path, arch):
         folder = tmp_path / str(compiled)
         options = (f"--dataset={dataset}", f"--out_dir={folder}", *SMALL, "--max_iters=3")
         options += (f"--arch={arch}", "--n_layer=1")
-        train_it = command if compiled else forked
-        done = train_it("train.py", *options, f"--compile={compiled}", "--dropout=0")
+        done = forked("train.py", *options, f"--compile={compiled}", "--dropout=0")
         assert ("compile: yes" in done.stdout) == compiled
         losses.append(log(folder, "loss"))
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
@@ -409,13 +416,18 @@ def test_float16_gradients_that_overflow_at_any_scale_end_the_run(dataset, tmp_p
     assert re.match(r"train.py: float16 gradients overflow at any loss scale; ", done.stderr)
 
 
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+
+
 def test_out_of_memory_names_the_setting_to_lower(dataset, tmp_path):
     message = complaint(
         *("train.py", f"--dataset={dataset}", f"--out_dir={tmp_path}", *SMALL),
-        *("--batch_size=200000", "--block_size=256", "--gradient_accumulation_steps=1"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
+        *("--batch_size=50000", "--block_size=256", "--gradient_accumulation_steps=1"),
+        run=forked,
+        setup=limit_memory,
     )
-    assert "out of memory: lower batch_size (now 200000)" in message
+    assert "out of memory: lower batch_size (now 50000)" in message
 
 
 def test_a_run_goes_on_in_another_precision(dataset, tmp_path):
