@@ -64,7 +64,7 @@ class Settings(RangedSettings):
     lr_decay_iters: Natural | None = None  # step that reaches min_lr; None: the last
     min_lr: NonNegative = 1e-4  # final, after the decay
     weight_decay: NonNegative = 0.1  # of matrices only
-    beta1: FractionBelow1 = 0.9  # of the first moment; Muon's momentum
+    beta1: FractionBelow1 = 0.9  # first moment; Muon's momentum
     beta2: FractionBelow1 = 0.99  # AdamW: decay of the second moment
     grad_clip: NonNegative = 1.0  # maximum gradient norm; 0: no limit
     ema: NonNegative = 0.0  # epochs the averaged weights span; 0: none

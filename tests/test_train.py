@@ -10,7 +10,7 @@ import resource
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, command, complaint, forked, sign
+from conftest import SMALL, complaint, forked, sign
 from forks import train_on_two
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
