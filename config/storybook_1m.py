@@ -1,4 +1,4 @@
-"""1.3M parameters on the storybook, in minutes of a CPU.
+"""1.3M parameters on the storybook, in minutes.
 
 The data:  python prepare.py --source=storybook --tokenizer=bpe --vocab_size=1024
 Training:  python train.py config/storybook_1m.py

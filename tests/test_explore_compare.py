@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import complaint, contents, forked, sign
+from conftest import command, complaint, contents, forked, sign
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -91,7 +91,7 @@ def test_ngrams_are_shared_with_a_dataset_of_the_same_kind_only(stories):
 def other_ids(dataset, tmp_path_factory):
     """The stories of `dataset` in another vocabulary."""
     folder = tmp_path_factory.mktemp("other") / "other_ids"
-    options = f"--source=storybook --max_stories=400 --val_fraction=0.05 --dataset={folder}"
+    options = f"--source=storybook --max_stories=400 --val_fraction=0.03 --dataset={folder}"
     forked("prepare.py", *options.split(), "--tokenizer=bpe", "--vocab_size=500")
     return folder
 
@@ -99,7 +99,7 @@ def other_ids(dataset, tmp_path_factory):
 @pytest.mark.slow
 def test_the_vocabulary_does_not_matter(dataset, other_ids, tmp_path):
     plot = tmp_path / "page.png"
-    done = forked("explore.py", f"--compare={dataset},{other_ids}", f"--plot={plot}")
+    done = command("explore.py", f"--compare={dataset},{other_ids}", f"--plot={plot}")
     assert done.stdout == (tmp_path / "page.txt").read_text(encoding="utf-8")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
