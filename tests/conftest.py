@@ -111,7 +111,7 @@ def sign(folder) -> None:
 def dataset(tmp_path_factory) -> Path:
     """A small prepared dataset: 400 storybook stories, 300 ids."""
     folder = tmp_path_factory.mktemp("data") / "small"
-    options = f"--source=storybook --max_stories=400 --val_fraction=0.03 --dataset={folder}"
+    options = f"--source=storybook --max_stories=400 --val_fraction=0.05 --dataset={folder}"
     forked("prepare.py", *options.split(), "--tokenizer=bpe", "--vocab_size=300")
     return folder
 

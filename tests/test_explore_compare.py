@@ -91,7 +91,7 @@ def test_ngrams_are_shared_with_a_dataset_of_the_same_kind_only(stories):
 def other_ids(dataset, tmp_path_factory):
     """The stories of `dataset` in another vocabulary."""
     folder = tmp_path_factory.mktemp("other") / "other_ids"
-    options = f"--source=storybook --max_stories=400 --val_fraction=0.03 --dataset={folder}"
+    options = f"--source=storybook --max_stories=400 --val_fraction=0.05 --dataset={folder}"
     forked("prepare.py", *options.split(), "--tokenizer=bpe", "--vocab_size=500")
     return folder
 
