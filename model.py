@@ -356,7 +356,7 @@ class GPT(LanguageModel):
         """The matrices inside blocks, each with how many lie in it for Muon, one below the other.
 
         Queries, keys and values of each head count as matrices of their own, and so do 64 rows of
-        SwiGLU's gate and up: that learns faster, and costs less than half (docs/findings.md).
+        the MLP's first one: that learns faster (measured with SwiGLU) and costs less.
         """
         rows = {"attn.c_attn.weight": self.config.head_width, "mlp.c_fc.weight": 64}
         named = [(n.partition(".")[2], p) for n, p in self.h.named_parameters() if p.dim() == 2]

@@ -140,6 +140,7 @@ class Run:
     state: TrainState
     sampler: dataset.WindowSampler
     stop: processes.StopSignal
+    headers: bool  # whether the stories are records of TinyStories-Instruct
     log: Any = None  # RunLog, on rank 0
     saved_at: float = 0.0
 
@@ -214,7 +215,8 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
         if saved and resumed and "average" in saved:
             average.load_state_dict(saved["average"])
     stop = processes.StopSignal()
-    parts = (raw_model, compiled_model, model, optimizer, average, state, sampler, stop)
+    headers = has_records(data.first_stories())
+    parts = (raw_model, compiled_model, model, optimizer, average, state, sampler, stop, headers)
     return Run(s, hardware, data, *parts)
 
 
@@ -307,7 +309,7 @@ def evaluate_and_save(r: Run, last: bool) -> None:
         state.best_val, state.best_step = val_loss, state.step
         state.best_is_average = better is not r.raw_model
         best = {"step": state.step, "val_loss": val_loss, "average": state.best_is_average}
-        best |= run.model_state(better, tokenizer, has_records(r.data.first_stories()))
+        best |= run.model_state(better, tokenizer, r.headers)
         run.save_checkpoint(r.log.folder / "best.pt", best)
     save(r)
     if state.step:
@@ -317,8 +319,7 @@ def evaluate_and_save(r: Run, last: bool) -> None:
 def save(r: Run) -> None:
     """Write ckpt.pt: everything that is needed to resume after the last finished step."""
     r.optimizer.check_weights()
-    headers = has_records(r.data.first_stories())
-    state = run.model_state(r.raw_model, r.data.tokenizer, headers) | r.optimizer.state_dict()
+    state = run.model_state(r.raw_model, r.data.tokenizer, r.headers) | r.optimizer.state_dict()
     if r.average:
         state["average"] = r.average.state_dict()
     state |= {"progress": asdict(r.state), "log_sizes": r.log.sizes()}

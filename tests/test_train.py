@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tinystories.dataset import open_dataset
 from tinystories.device import select_hardware
 from tinystories.loss import estimate_loss
 from tinystories.optim import Optimizer
+from tinystories.processes import print_rank0
 from tinystories.run import MODEL_SETTINGS, load_checkpoint, load_model
 from tinystories.tokenizer import Tokenizer
 
@@ -348,6 +350,20 @@ def test_neither_a_step_nor_a_token_makes_the_host_wait_for_the_device():
         settings = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.05}
         told = model.eval().generate(x[:, :3], 5, repetition_penalty=1.2, **settings)
         assert [new.shape for new in told] == 5 * [(4,)]
+
+
+def test_a_terminal_that_is_gone_is_no_error_but_a_full_disk_is(monkeypatch):
+    ours, theirs = os.openpty()
+    os.close(ours)  # what is written to the other end fails with EIO from now on
+    with open(os.devnull, "wb") as nowhere:
+        with open(theirs, "w", buffering=1, closefd=False) as terminal:
+            monkeypatch.setattr(sys, "stdout", terminal)
+            print_rank0("step 1")
+            os.dup2(nowhere.fileno(), theirs)
+    os.close(theirs)
+    with pytest.raises(OSError, match="No space"), open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        print_rank0("step 1")
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

@@ -37,6 +37,7 @@ from tinystories.stories.hub import (
 )
 from tinystories.stories.records import records
 from tinystories.stories.storybook import Storybook, stories
+from tinystories.stories.words import LISTS
 
 HUB = {
     "tinystories": HubDataset(
@@ -81,7 +82,7 @@ class Source:
     origin: str  # repository, path, or the storybook and its size
     revision: str | None  # the commit, for a source on the hub
     instruct: bool  # records with header lines
-    files: dict[str, tuple[Path, ...]]  # by split; none for the storybook
+    files: dict[str, tuple[Path, ...]]  # by split; of the storybook, the words of records
     readers: dict[str, Callable[[], Iterator[str]]]  # by split
     counters: dict[str, Callable[[], int | None]]  # by split
     one_text: bool = False  # each file is one text, which is not cleaned
@@ -149,7 +150,8 @@ def open_source(
         # Both splits look at all.
         read, counter = Storybook(count, records if instruct else stories), partial(int, count)
         origin = f"storybook of {count:,} {what}"
-        found = _hash_split(source, origin, {}, read, counter, val_fraction)
+        files = {"train": (LISTS,)} if instruct else {}  # which words records ask for
+        found = _hash_split(source, origin, files, read, counter, val_fraction)
         return replace(found, instruct=instruct)
     files = _find_split_files(source, options)
     if val_source is not None:
