@@ -1,10 +1,11 @@
-"""1.3M parameters on the storybook, in minutes.
+"""0.7M parameters on the storybook, in minutes.
 
 The data:  python prepare.py --source=storybook --tokenizer=bpe --vocab_size=1024
 Training:  python train.py config/storybook_1m.py
 
 The settings are those of tinystories_cpu, with windows that hold a story, and Muon's rate twice as
-high; they are not tuned. Small enough for a web page below 2 MB (python export.py --to=html).
+high; docs/findings.md compares widths. Its web page has
+1.1 MB (python export.py --to=html).
 """
 
 out_dir = "out/storybook_1m"
@@ -16,7 +17,7 @@ block_size = 256
 arch = "qwen3"
 n_layer = 3
 n_head = 2
-n_embd = 176
+n_embd = 128
 story_mask = True
 
 max_minutes = 4.5
