@@ -149,10 +149,19 @@ def one_line(text: str) -> str:
     return f"{text[: LONGEST // 2]}... ({len(text):,} characters) ...{text[-LONGEST // 4 :]}"
 
 
+def between_words(text: str) -> str:
+    """A text in lines of the screen, broken between words; commands in it stay whole."""
+    text = re.sub(r"python \S+\.py( -\S+)+", lambda m: m[0].replace(" ", "\0"), text)
+    width = shutil.get_terminal_size().columns - 1
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, subsequent_indent="  ", **options).replace("\0", " ")
+
+
 def refuse(reason: str) -> typing.NoReturn:
     """End the program with status 2 and one line that says why."""
     with contextlib.suppress(OSError):  # standard error is full
-        print(f"{Path(sys.argv[0]).name}: {one_line(reason)}", file=sys.stderr)
+        text = f"{Path(sys.argv[0]).name}: {one_line(reason)}"
+        print(between_words(text) if sys.stderr.isatty() else text, file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:  # standard output is full; Python would try, and complain, once more
@@ -205,7 +214,7 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
     if overrides.keys() & foreign_names:
         overrides, notes = settings.foreign.translate(settings, overrides, foreign_files)
         for note in notes if os.environ.get("RANK", "0") == "0" else ():
-            print(textwrap.fill(note, 79, break_long_words=False), file=sys.stderr)
+            print(between_words(note), file=sys.stderr)
     return CommandLine(settings(**overrides), overrides, docs)
 
 

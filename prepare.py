@@ -116,7 +116,7 @@ from tinystories.dataset import (
 )
 from tinystories.files import only_writer, replace_folder, short_path
 from tinystories.stories.cleaning import BY_SETTING, RULES
-from tinystories.terminal import counted, duration, progress, short_count, wrapped
+from tinystories.terminal import counted, progress, short_count, time_taken, wrapped
 
 
 def main(s: Settings) -> None:
@@ -167,7 +167,7 @@ def prepare(s: Settings, folder: Path) -> None:
         shutil.rmtree(temp_folder, ignore_errors=True)
     print(f"prepared {short_path(folder)}:")
     print_summary(s, folder, meta)
-    print(f"prepared in {duration(time.perf_counter() - start_time)}")
+    print(f"prepared in {time_taken(time.perf_counter() - start_time)}")
 
 
 def open_sources(s: Settings) -> list[Source]:

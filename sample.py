@@ -14,6 +14,7 @@ prepare.py --source=storybook --instruct.
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class Settings(RangedSettings):
         """A run folder, a checkpoint or the beginning of a story."""
         if argument.endswith(".pt"):
             return {"checkpoint": argument}
-        is_model = argument.startswith("hf:") or Path(argument).is_dir()
+        is_path = "/" in argument and not re.search(r"\s", argument)  # perhaps misspelled
+        is_model = argument.startswith("hf:") or is_path or Path(argument).is_dir()
         return {"out_dir" if is_model else "start": argument}
 
 

@@ -108,7 +108,7 @@ from model import GPT, GPTConfig
 from tinystories import dataset, device, files, generate, log, loss, optim, processes, run
 from tinystories.processes import RANK, WORLD_SIZE, Stopped, print_rank0
 from tinystories.stories.instruct import has_records
-from tinystories.terminal import progress
+from tinystories.terminal import progress, wrapped
 
 
 @dataclass
@@ -197,13 +197,13 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
         optimizer.load_state_dict(saved)
         state = TrainState(**saved["progress"])
         if state.best_step >= 0 and (problem := run.problem_with_best(run.run_folder(s.out_dir))):
-            print_rank0(f"{problem}; the next evaluation writes a new one")
+            print_rank0(wrapped(f"{problem}; the next evaluation writes a new one"))
             state.best_val, state.best_step = math.inf, -1
     log.print_summary(s, data, raw_model, optimizer, state.step)
     batch_shape = (s.batch_size, s.block_size)
     compiled_model, reason = device.compile_model(raw_model, s.compile, hardware, batch_shape)
     for line in (*hardware.reasons, reason):
-        print_rank0(line)
+        print_rank0(wrapped(line))
     model = compiled_model
     if WORLD_SIZE > 1:
         model = torch.nn.parallel.DistributedDataParallel(compiled_model)
@@ -435,8 +435,7 @@ def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
     except Stopped as stopped:
         if RANK == 0:
             save(r)
-        command = f"{processes.launcher()} train.py --init_from=resume --out_dir={s.out_dir}"
-        print_rank0(f"stopped and saved after step {r.state.step}; resume with: {command}")
+        print_rank0(log.stopped_lines(s, r.state))
         return 128 + stopped.args[0]
     except RuntimeError as error:
         processes.raise_if_peer_failed(error)

@@ -96,8 +96,10 @@ def test_the_settings_of_its_other_scripts_are_understood(capsys):
     assert parse(sample.Settings, ["--prompt=Once"]).settings.start == "Once"
     parse(bench.Settings, ["--real_data=False", "--profile=True", "--bias=False", "--seed=1"])
     assert capsys.readouterr().err.count("not needed") == 6
+    published = parse(sample.Settings, ["--init_from=gpt2-xl"]).settings
+    assert published.out_dir == "hf:openai-community/gpt2-xl"
     with pytest.raises(UserError, match=r"sample\.py loads the run that --out_dir names"):
-        parse(sample.Settings, ["--init_from=gpt2-xl"])
+        parse(sample.Settings, ["--init_from=out/x"])
 
 
 def test_a_run_folder_or_a_beginning_needs_no_name(tmp_path):

@@ -105,9 +105,10 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_undisturbed_one(
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
-    stopped = int(re.search(r"stopped and saved after step (\d+); resume with: ", out)[1])
+    stopped = int(re.search(r"stopped and saved after step (\d+); resume with:\n", out)[1])
     assert 7 <= stopped < 20
-    assert f"python train.py --init_from=resume --out_dir={folder}" in out
+    shown = " ".join(out.replace("\\\n", "").split())  # a long command goes on after a backslash
+    assert f"resume with: python train.py --init_from=resume --out_dir={folder}" in shown
     forked("train.py", f"--out_dir={folder}", "--init_from=resume")
     assert_same_run(folder, tmp_path / "whole")
 

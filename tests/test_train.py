@@ -90,7 +90,7 @@ def test_a_run_says_what_it_will_do_and_leaves_a_complete_folder(printed_run):
     folder, printed = printed_run
     assert "= 4 windows per micro-batch x 2 micro-batches x 32 tokens" in printed
     assert re.search(r"10 steps = 0\.\d+ epochs", printed)
-    assert f"generate stories: python sample.py --out_dir={folder}" in printed
+    assert f"generate stories:\n  python sample.py --out_dir={folder}" in printed
     assert {path.name for path in folder.iterdir()} == {
         *("best.pt", "ckpt.pt", "settings.json", "vocabulary.json"),
         *("log.csv", "loss.png", "samples.txt"),

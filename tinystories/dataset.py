@@ -409,6 +409,11 @@ def check_checksums(folder: Path, meta: dict) -> None:
 def foreign_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
     """The vocabulary of a dataset without meta.json, and a line that says where it is from."""
     if (path := first_of(folder, *VOCABULARY)).exists():
+        if "added_tokens" in read_json(path, bool, "prepare the dataset again"):
+            raise UserError(
+                f"{path} is a tokenizer of Hugging Face's, and its ids cannot be used here; "
+                "prepare the text itself with prepare.py"
+            )
         return Tokenizer.load(path), f"has no meta.json; the vocabulary is that of {path.name}"
     if (path := folder / "meta.pkl").exists():
         return read_meta_pkl(path), "has no meta.json; the vocabulary is that of nanoGPT's meta.pkl"

@@ -15,9 +15,9 @@ from model import GPT
 from tinystories.dataset import Dataset, WindowSampler
 from tinystories.device import Hardware
 from tinystories.optim import Optimizer
-from tinystories.processes import RANK, WORLD_SIZE, print_rank0
+from tinystories.processes import RANK, WORLD_SIZE, launcher, print_rank0
 from tinystories.run import open_run_folder, run_folder
-from tinystories.terminal import counted, duration, short_count
+from tinystories.terminal import command_text, counted, duration, short_count, wrapped
 from tinystories.trackers import Trackers, open_trackers
 
 FILES = ("log.csv", "samples.txt")
@@ -68,7 +68,7 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
     ]
     if first_step:
         lines.append(f"continuing after step {first_step:,}")
-    print_rank0("\n".join(lines))
+    print_rank0("\n".join(map(wrapped, lines)))
 
 
 class RunLog:
@@ -245,6 +245,14 @@ def evaluation_line(row: dict) -> str:
     return line
 
 
+def stopped_lines(s, state) -> str:
+    """What a run that was stopped has saved, and the command that resumes it."""
+    command = command_text(
+        *launcher().split(), "train.py", "--init_from=resume", f"--out_dir={s.out_dir}"
+    )
+    return f"stopped and saved after step {state.step}; resume with:\n{command}"
+
+
 def closing_lines(s, state, seconds: float) -> str:
     """What a finished run made, where, how good it is, and the next command.
 
@@ -258,5 +266,5 @@ def closing_lines(s, state, seconds: float) -> str:
         f"done in {duration(seconds)}: {steps}, {tokens} tokens, {duration(state.seconds)} "
         f"of training\nlowest val loss: {state.best_val:.4f} after step {state.best_step:,}"
         f"{average}, in {s.out_dir}/best.pt\ncurves: {s.out_dir}/loss.png\n"
-        f"generate stories: python sample.py --out_dir={s.out_dir}"
+        f"generate stories:\n{command_text('python', 'sample.py', f'--out_dir={s.out_dir}')}"
     )

@@ -6,9 +6,9 @@ what the file leaves out takes nanoGPT's defaults, not ours.
 
 from configurator import Foreign, UserError
 
-# nanoGPT's defaults that differ from train.py's. Its device and compile are left to "auto".
+# nanoGPT's defaults that differ from train.py's. Its device and compile are left to "auto",
+# its out_dir to ours.
 DEFAULTS = {
-    "out_dir": "out",
     "dataset": "openwebtext",
     "gradient_accumulation_steps": 40,
     "batch_size": 12,
@@ -52,6 +52,9 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
     if "lr" in given:
         ours.setdefault("learning_rate", given["lr"])
         notes.append(f"lr={given['lr']}: taken as learning_rate")
+    if given.get("out_dir") in ("out", "out/"):
+        ours["out_dir"] = "out/gpt"
+        notes.append(f"out_dir={given['out_dir']}: taken as out/gpt, as out/ holds all runs")
     if given.get("wandb_log"):
         ours.setdefault("log_to", "wandb")
         notes.append("wandb_log=True: taken as log_to=wandb")
@@ -70,10 +73,14 @@ def sample_settings(settings: type, given: dict, files: list[str]) -> tuple[dict
     """sample.py's settings for nanoGPT's; see `Foreign`."""
     ours = {name: value for name, value in given.items() if name not in SAMPLE.kinds}
     notes = []
-    if init_from := given.get("init_from"):
-        if init_from != "resume":
-            raise UserError(f"init_from={init_from}: sample.py loads the run that --out_dir names")
+    init_from = given.get("init_from", "")
+    if init_from == "resume":
         notes.append("init_from=resume: not needed, sample.py always loads the run in out_dir")
+    elif init_from.startswith("gpt2"):
+        ours["out_dir"] = f"hf:openai-community/{init_from}"
+        notes.append(f"init_from={init_from}: taken as out_dir={ours['out_dir']}")
+    elif init_from:
+        raise UserError(f"init_from={init_from}: sample.py loads the run that --out_dir names")
     if "prompt" in given:
         ours.setdefault("start", given["prompt"])
         notes.append("prompt: taken as start")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import NoReturn
 
 import torch
@@ -231,7 +232,7 @@ class ScriptRunner:
             for line in self.process.stdout or ():
                 file.write(line)
                 last = line.strip() or last
-                self.bar.set_postfix_str(" ".join(last.split()))  # of a table, too
+                self.bar.set_postfix_str(shorten(last.removeprefix("| "), 50, placeholder=" ..."))
                 if not ended and is_enough(line):
                     ended = True  # a second signal would not let it save
                     self.process.terminate()

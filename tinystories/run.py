@@ -199,7 +199,7 @@ def begin(settings, overrides: dict) -> tuple:
     folder = run_folder(settings.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out_dir={settings.out_dir} is a file; name a folder")
-    if settings.init_from != "resume":
+    if settings.init_from != "resume" and not settings.eval_only:
         check_own_folder(folder)
     if settings.init_from == "scratch":
         saved = None

@@ -16,8 +16,11 @@ WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def log_stderr(text: str) -> None:
-    """Print to standard error, where the command's result goes to standard output."""
-    print(text, file=sys.stderr, flush=True)
+    """Print to standard error, where the command's result goes to standard output.
+
+    Lines that are longer than the screen are wrapped.
+    """
+    print("\n".join(map(wrapped, text.splitlines())), file=sys.stderr, flush=True)
 
 
 class WordWrap:
