@@ -176,7 +176,7 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     atomic_write(path / "ckpt.pt", buffer.getbuffer())
-    return f"in nanoGPT's folder: python sample.py --out_dir={final.resolve()}"
+    return f"in nanoGPT's folder:\n    python sample.py --out_dir={final.resolve()}"
 
 
 def verify(path: Path, trained: TrainedModel) -> tuple[float, float]:
