@@ -1,6 +1,6 @@
 """Write a trained model in the format of another program.
 
-    python export.py                        hf, gguf and html, of the run saved last
+    python export.py                        hf, gguf and html, of the newest run
     python export.py --to=gguf out/x        for llama.cpp, Ollama and LM Studio
     python export.py --to=html              a web page that generates stories
     python export.py --to=nanogpt           a checkpoint that nanoGPT reads
