@@ -188,6 +188,9 @@ def test_a_tokenizer_json_of_others_is_refused(tmp_path):
     bins_of(tmp_path, range(9))
     (tmp_path / "vocabulary.json").write_text('{"model": {"type": "BPE"}}')
     assert "vocabulary.json is not a complete tokenizer (not written by" in refused(tmp_path)
+    (tmp_path / "vocabulary.json").unlink()
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": [], "model": {"type": "BPE"}}')
+    assert "tokenizer.json is a tokenizer of Hugging Face's" in refused(tmp_path)
 
 
 def test_ids_of_32_bits_are_named(tmp_path):

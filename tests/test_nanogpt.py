@@ -73,6 +73,12 @@ def test_a_config_of_ours_keeps_our_defaults():
     assert settings.eval_tokens == 20 * 64 * 256
 
 
+@pytest.mark.parametrize("out_dir", [{}, {"out_dir": "out"}], ids=["default", "written"])
+def test_its_default_folder_is_a_run_among_ours(config, out_dir):
+    settings = parse(train.Settings, [config({"eval_iters": 10} | out_dir)]).settings
+    assert settings.out_dir == "out/gpt"  # out/ has a folder for each run
+
+
 def test_the_command_line_counts_for_what_a_config_is_taken_as(config):
     theirs = config({"eval_iters": 10, "batch_size": 64})
     assert parse(train.Settings, [theirs, "--batch_size=2"]).settings.eval_tokens == 20 * 1024
@@ -105,6 +111,7 @@ def test_the_settings_of_its_other_scripts_are_understood(capsys):
 def test_a_run_folder_or_a_beginning_needs_no_name(tmp_path):
     assert parse(sample.Settings, [str(tmp_path)]).settings.out_dir == str(tmp_path)
     assert parse(sample.Settings, ["Once upon a time"]).settings.start == "Once upon a time"
+    assert parse(sample.Settings, ["out/misspelled"]).settings.out_dir == "out/misspelled"
     assert parse(sample.Settings, ["a/best.pt"]).settings.checkpoint == "a/best.pt"
     with pytest.raises(UserError, match="start is given twice"):
         parse(sample.Settings, ["Once upon", "a time"])

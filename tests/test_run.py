@@ -11,12 +11,14 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, command, complaint, contents, forked
 
+import train
 from configurator import UserError
 from tinystories import run as run_module
 from tinystories.dataset import open_dataset
 from tinystories.run import (
     COMMENT,
     NEWEST,
+    begin,
     load_checkpoint,
     load_model,
     locate,
@@ -398,6 +400,12 @@ def test_a_checkpoint_with_its_folders_names_the_run(reciter):
         locate(str(folder), f"{folder}/ckpt.pt")
     done = command("sample.py", f"--checkpoint={folder}/ckpt.pt", "--num_samples=1", "--device=cpu")
     assert done.stdout == "Hi.\n"
+
+
+def test_what_only_evaluates_needs_no_folder_of_its_own(tmp_path):
+    (tmp_path / "diary.txt").write_text("Monday, rain")
+    settings = train.Settings(out_dir=str(tmp_path), eval_only=True)
+    assert begin(settings, {}) == (settings, None)
 
 
 def test_without_any_run_one_is_told_how_to_make_one(tmp_path, monkeypatch):
