@@ -29,7 +29,7 @@ COMMANDS = (  # {at} has stories.txt, the datasets d and no_meta, and the runs a
     "evaluate.py --compare={at}/a,{at}/b --plot={at}/x.png --what=loss",
     "evaluate.py --leak=True --dataset={at}/d",
     "explore.py --dataset={at}/d --plot={at}/y.png",
-    "export.py --out_dir={at}/a",
+    "export.py --out_dir={at}/a --to=nanogpt",
     f"sweep.py --dataset={{at}}/d --out_dir={{at}} {' '.join(SMALL[:1] + SMALL[2:])} "
     "--n_head=2,3 --max_iters=3",
     "bench.py --what=train --vocab_size=300 --n_layer=1 --n_head=2 --n_embd=32 "
