@@ -13,11 +13,10 @@ interpret of the run. docs/interpret.md explains them.
 """
 
 import difflib
-import math
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
@@ -35,7 +34,7 @@ class Settings(RangedSettings):
     parts: str | None = None  # of text,lens,heads,ablation,neurons; None: all
     text: str | None = None  # one text; FILE:path, or - for stdin
     dataset: str | None = None  # folder in data/ with stories; None: the run's own
-    stories: Count = 50  # validation stories, evenly spread
+    stories: Count | None = None  # validation stories; None: 50; 32 over training
     neurons: Count = 3  # shown of each layer
     over_training: bool = False  # curves over the kept checkpoints
     # Machine
@@ -52,6 +51,10 @@ class Settings(RangedSettings):
             raise UserError("over_training has parts and texts of its own; leave out both")
         if self.text is not None and not self.text.strip():
             raise UserError("text is empty; give some words, FILE:path, or -")
+
+    def num_stories(self) -> int:
+        """How many stories to look at."""
+        return self.stories or (32 if self.over_training else 50)
 
     @staticmethod
     def bare_argument(argument: str) -> dict:
@@ -79,9 +82,21 @@ from tinystories.activations import attention
 from tinystories.evaluation.subject import open_subject
 from tinystories.files import atomic_write, read_whole, short_path, write_json
 from tinystories.formats.causal_lm import is_published
-from tinystories.interpretation import ablation, figures, heads, lens, neurons, page, stories, text
-from tinystories.interpretation.stories import KINDS, Story, Subject
-from tinystories.run import locate
+from tinystories.interpretation import (
+    ablation,
+    figures,
+    heads,
+    lens,
+    neurons,
+    page,
+    stories,
+    summary,
+    text,
+    training,
+)
+from tinystories.interpretation.stories import Story, Subject
+from tinystories.run import check_kept, kept_file, load_model, run_name
+from tinystories.storystats import SENTENCE_END
 from tinystories.terminal import command_text, counted, log_stderr, progress, time_taken, wrapped
 
 FOLDER = "interpret"  # in the run folder
@@ -91,47 +106,68 @@ OWN_FILES = {
 }
 LONGEST_TEXT = 10_000_000  # characters
 ATTENTION_TOKENS = 48  # of a text, shown in attention.png
+MOST_LINES = 10  # of the summary
 EXPECTED_LONG = 300  # seconds, from which on a part says beforehand how long it takes
 
 
 def main(s: Settings) -> None:
     start_time = time.perf_counter()
     given = None if s.text is None else read_text(s.text)
-    if s.out_dir and is_published(s.out_dir):
-        name, checkpoint = s.out_dir, s.checkpoint
-    else:
-        name, checkpoint = locate(s.out_dir, s.checkpoint)
-    s.checkpoint = checkpoint
+    name, checkpoint = s.out_dir, s.checkpoint
+    if not name or not is_published(name):
+        name, checkpoint = run_name(s.out_dir, s.checkpoint), Path(s.checkpoint).name
+    s = replace(s, checkpoint=checkpoint)
+    steps = check_kept(name) if s.over_training else []
     hardware = device.select_hardware(s.device, "float32")
     opened = open_subject(s, name, hardware)
     folder = output_folder(opened.folder)
-    with device.out_of_memory(f"lower stories (now {s.stories}), or take --device=cpu"):
-        check_finite(opened.model, f"{checkpoint} of {name}")
+    log_stderr(f"{opened.info['checkpoint']} of {name}, {hardware.reasons[0]}")
+    with device.out_of_memory(f"lower stories (now {s.num_stories()}), or take --device=cpu"):
         subject, shown = choose_stories(s, opened, given)
-        log_stderr(f"{opened.info['checkpoint']} of {name}, {hardware.reasons[0]}")
         folder.mkdir(exist_ok=True)
-        title = f"{opened.folder.name}, {opened.info['checkpoint']}"
-        results, made = look(s, subject, shown, folder, title)
-    tokens = sum(len(story.x) for story in subject.stories)
-    results = {
-        "run": name,
-        **opened.info,
-        "stories": len(subject.stories),
-        "tokens": tokens,
-    } | results
-    results["seconds"] = round(time.perf_counter() - start_time, 1)
-    if given is None:
-        write_json(folder / "interpret.json", results)
+        if steps:
+            lines, made = follow(s, opened, subject, shown, folder, steps)
+        else:
+            check_finite(opened.model, f"{opened.info['checkpoint']} of {name}")
+            results, made = look(s, subject, shown, folder, name)
+            lines = summary.of_results(results)
+    took = time.perf_counter() - start_time
+    if given is None and not steps:
+        tokens = sum(len(story.x) for story in subject.stories)
+        about = {"run": name, **opened.info, "stories": len(subject.stories), "tokens": tokens}
+        write_json(folder / "interpret.json", about | {"seconds": round(took, 1)} | results)
         made.append("interpret.json")
-    print("\n".join(summary(results)))
-    took = time_taken(time.perf_counter() - start_time)
-    log_stderr(wrapped(f"made in {short_path(folder)}: {', '.join(made)}; time: {took}"))
-    log_stderr("look at a text of your own:\n" + next_command(s, name))
-
-
-def next_command(s: Settings, name: str) -> str:
+    print("\n".join(wrapped(line) for line in lines[:MOST_LINES]))
+    log_stderr(
+        wrapped(f"made in {short_path(folder)}: {', '.join(made)}; time: {time_taken(took)}")
+    )
     options = [f"--out_dir={name}"] if s.out_dir else []
-    return command_text("python", "interpret.py", *options, "--text=One day, Tom")
+    options.append("--text=One day, Tom")
+    log_stderr("look at a text of your own:\n" + command_text("python", "interpret.py", *options))
+
+
+def follow(
+    s: Settings, opened, subject: Subject, shown: Story, folder: Path, steps: list[int]
+) -> tuple[list[str], list[str]]:
+    """Measure each kept checkpoint, and let it tell a story; a summary, and names of files."""
+    rows, tales = [], []
+    prompt = first_sentence(shown)
+    for step in progress(steps, "over training", "checkpoints"):
+        model = load_model(opened.folder, kept_file(step))[0].to(subject.device)
+        check_finite(model, f"step {step:,} of {opened.name}")
+        own = replace(subject, model=model)
+        rows.append({"step": step} | training.measure(own))
+        tales.append(f"--- step {step} ---\n{training.story(own, opened.hardware, prompt)}\n")
+    training.write(rows, folder, f"{opened.name}: how it learned")
+    atomic_write(folder / "over_training.txt", "\n".join(tales).encode(errors="replace"))
+    return training.summary(rows), [f"over_training.{end}" for end in ("png", "csv", "txt")]
+
+
+def first_sentence(story: Story) -> str:
+    """The text of a story up to the end of its first sentence, or its first 60 characters."""
+    content = b"".join(story.pieces).decode(errors="ignore")
+    end = SENTENCE_END.search(content)
+    return content[: end.end() if end and end.end() < 200 else 60]
 
 
 def read_text(value: str) -> str:
@@ -175,12 +211,12 @@ def choose_stories(s: Settings, opened, given: str | None) -> tuple[Subject, Sto
     size = model.config.block_size
     chosen, names = [], set()
     if given is None or opened.data is not None:
-        count = s.stories if given is None else 1
+        count = s.num_stories() if given is None else 1
         chosen, names = stories.validation_stories(opened.dataset(), tokenizer, size, count)
     if given is None:
         if not chosen:
             raise UserError("the validation stories are empty: there is nothing to look at")
-        if len(chosen) < s.stories:
+        if len(chosen) < s.num_stories():
             log_stderr(f"there are only {counted(len(chosen), 'validation story', 'stories')}")
         shown = chosen[0]
     else:
@@ -274,7 +310,7 @@ def warn_if_long(subject: Subject, passes: float, part: str, s: Settings) -> Non
     seconds = passes * len(batches) * (time.perf_counter() - start_time)
     if seconds > EXPECTED_LONG:
         log_stderr(
-            f"{part} takes about {time_taken(seconds)}; fewer stories (--stories={s.stories // 4}) "
+            f"{part} takes about {time_taken(seconds)}; fewer stories (--stories={s.num_stories() // 4}) "
             "or other --parts are faster"
         )
 
@@ -317,96 +353,6 @@ def join(results: dict, folder: Path, title: str) -> list[str]:
         results["heads"], results["layers"], results["kinds"], what, folder / "ablation.png"
     )
     return ["ablation.png"]
-
-
-def summary(results: dict) -> list[str]:
-    """What was found and what was not, in at most ten lines."""
-    lines = []
-    if "text" in results:
-        lines.append(f"the text: {results['text']['bits_per_byte']:.3f} bits per byte")
-    if (
-        results.get("layers")
-        and (bits := [x.get("lens_bits_per_byte") for x in results["layers"]])[0]
-    ):
-        shown = ", ".join(f"{x:.2f}" for x in bits)
-        lines.append(f"bits per byte after each layer: {shown}")
-    found = results.get("heads", [])
-    if found and found[0].get("explained"):
-        lines += head_lines(found, results["repeat"])
-    if found and "removed" in found[0]:
-        lines += removal_lines(results)
-    if results.get("neurons"):
-        each = max(results["neurons"], key=lambda n: n["kurtosis"])
-        name, places = f"{each['layer']}.{each['neuron']}", each["contexts"][:3]
-        texts = ", ".join(f"“{p['before'][-16:]}[{p['token']}]”" for p in places)
-        lines.append(f"most selective neuron {name}: {texts}")
-    return [wrapped(line) for line in lines[:10]]
-
-
-def head_lines(found: list[dict], repeat: dict) -> list[str]:
-    """What the heads look at, the name head with what its removal costs."""
-    lines = []
-    named = [head for head in found if head["name"]]
-    if named:
-        best = max(named, key=lambda head: head["name"]["attention"])
-        share, times = best["name"]["attention"], figures.times_uniform(best, "name")
-        line = f"head {figures.head_name(best)}: {share:.0%} of its attention on the name to come"
-        line += f" ({times:.1f} x uniform)"
-        if "removed" in best:
-            kind = best["removed"]["kinds"]["name_again"]
-            line += f"; without it such names cost {costs(kind)}"
-        lines.append(line)
-    for kind, other in (("distance", "token"), ("token", "distance")):
-        best = max(found, key=lambda head: head["explained"][kind])
-        share, rest = best["explained"][kind], best["explained"][other]
-        what = "how far back it is" if kind == "distance" else "which token it is"
-        lines.append(
-            f"most by {kind}: head {figures.head_name(best)}, {share:.0%} of its attention is "
-            f"explained by {what} ({other}: {rest:.0%})"
-        )
-    best = max(found, key=lambda head: head["previous"]["attention"])
-    share = best["previous"]["attention"]
-    lines.append(
-        f"token before: at most {share:.0%} of attention (head {figures.head_name(best)}, "
-        f"{figures.times_uniform(best, 'previous'):.1f} x uniform)"
-    )
-    if repeat["random"]:
-        best = max(found, key=lambda head: head["induction"]["attention"])
-        first, again = repeat["random"]
-        lines.append(
-            f"induction: at most {best['induction']['attention']:.1%} (head "
-            f"{figures.head_name(best)}); random tokens read twice: {first:.2f} nats, then "
-            f"{again:.2f}" + ("" if again < first - 0.1 else ": it does not copy them")
-        )
-    return lines
-
-
-def removal_lines(results: dict) -> list[str]:
-    """Which head costs most, and how many cost nothing that can be told."""
-    found = results["heads"]
-    best = max(found, key=lambda head: head["removed"]["bits_per_byte"])
-    cost = best["removed"]
-    unsure = sum(
-        not sure(head["removed"]["bits_per_byte"], head["removed"]["se"]) for head in found
-    )
-    return [
-        f"most needed: head {figures.head_name(best)}, without it "
-        f"{cost['bits_per_byte']:+.3f} bits per byte",
-        f"no effect beyond three standard errors: {unsure} of {counted(len(found), 'head')}",
-    ]
-
-
-def sure(cost: float, error: float | None) -> bool:
-    """Whether a cost is more than chance would do with other stories."""
-    return error is not None and abs(cost) > figures.SURE * error
-
-
-def costs(kind: dict) -> str:
-    """The cost for a kind of token, in words."""
-    if kind["nats"] is None:
-        return "not measured"
-    error = "" if kind["se"] is None else f" ± {kind['se']:.2f}"
-    return f"{kind['nats']:+.2f}{error} nats"
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def costs(subject: Subject, full: list[np.ndarray], without: list[np.ndarray]) -
     """What a removal costs: bits per byte, and nats per token by kind, with standard errors."""
     differences = [after - before for before, after in zip(full, without, strict=True)]
     sizes = [story.bytes for story in subject.stories]
-    nats_per_byte, error = ratio([d.sum() for d in differences], sizes)
+    per_byte, error = ratio([d.sum() for d in differences], sizes)
     kinds = {}
     for i, kind in enumerate(KINDS):
         masks = [story.kinds == i for story in subject.stories]
@@ -84,8 +84,8 @@ def costs(subject: Subject, full: list[np.ndarray], without: list[np.ndarray]) -
         counts = [int(mask.sum()) for mask in masks]
         mean, se = ratio(sums, counts)
         kinds[kind] = {"nats": mean, "se": se, "tokens": sum(counts)}
-    ln2 = math.log(2)
-    return {"bits_per_byte": nats_per_byte / ln2, "se": error / ln2, "kinds": kinds}
+    bits, error = (None if x is None else x / math.log(2) for x in (per_byte, error))
+    return {"bits_per_byte": bits, "se": error, "kinds": kinds}
 
 
 def by_kind(subject: Subject, losses: list[np.ndarray]) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tinystories.figures import BLUE, BLUE_SHADES, INK, VERMILLION, saved_figure, short_name
+from tinystories.figures import BLUE_SHADES, INK, saved_figure, short_name
 from tinystories.interpretation.heads import SCORES
 from tinystories.interpretation.stories import KINDS
 from tinystories.interpretation.text import Surprise
@@ -173,7 +173,7 @@ def plot_heads(heads: Sequence[dict], title: str, path: Path) -> None:
     rows = math.ceil(len(scores) / 3)
     height = 0.9 + rows * (0.75 + 0.36 * layers)
     with saved_figure(path, height=4.7 + height) as figure:
-        upper, lower = figure.subfigures(2, 1, height_ratios=(4.7, height))
+        (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(4.7, height))
         upper.suptitle(title, x=0.01, ha="left", weight="bold")
         plot_explained(upper.subplots(), heads, layers)
         lower.suptitle("attention as a multiple of uniform attention", x=0.01, ha="left")

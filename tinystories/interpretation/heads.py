@@ -118,15 +118,19 @@ def repetitions(subject: Subject, tallies: list[Tally]) -> dict:
     half = (size - 1) // 2
     end, rng = subject.tokenizer.end_of_text, np.random.RandomState(SEED)
     known = np.array([i for i in range(ids) if i not in (end, subject.tokenizer.first_id)])
-    once = [known[rng.randint(len(known), size=half)] for _ in range(REPEATED)]
+    # No id twice in a text, where there are enough of them.
+    once = [rng.choice(known, half, replace=half > len(known)) for _ in range(REPEATED)]
     losses = {"random": read_twice(subject, once, tallies)}
     own = [story.y[:half] for story in subject.stories if len(story.y) > half]
-    losses["story"] = read_twice(subject, own, None)
+    losses["story"] = read_twice(subject, own, [])
     return losses
 
 
-def read_twice(subject: Subject, once: list, tallies: list[Tally] | None) -> list[float] | None:
-    """The loss per token of texts of equal length in the first and in the second reading."""
+def read_twice(subject: Subject, once: list, tallies: list[Tally]) -> list[float] | None:
+    """The loss per token of texts of equal length in the first and in the second reading.
+
+    Induction is added to the tallies, if there are any.
+    """
     if not once:
         return None
     n = len(once[0])

@@ -1,6 +1,7 @@
 """What the neurons of the MLPs that fire most selectively react to, and what they raise."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def contexts(subject: Subject, values: np.ndarray) -> list[dict]:
 @torch.no_grad()
 def raised(subject: Subject, layer: int, neuron: int, sign: int) -> list[str]:
     """The tokens whose logits a neuron raises most, through the last norm and the head alone."""
-    matrix = last_matrix(subject.model, layer, "mlp")
+    matrix: Any = last_matrix(subject.model, layer, "mlp")
     # GPT-2 of transformers keeps its matrices the other way round than torch's linear layers.
     columns = matrix.weight if isinstance(matrix, torch.nn.Linear) else matrix.weight.T
     direction = sign * columns[:, neuron]

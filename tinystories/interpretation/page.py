@@ -18,7 +18,8 @@ body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem 9rem; color: var(--
   background: var(--paper); font: 1.1rem/2 system-ui, sans-serif; }}
 h1 {{ font-size: 1.1rem; }}
 p.text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
-.t {{ position: relative; border-radius: .2em; background: rgba(var(--hot), var(--s)); outline: none; }}
+.t {{ position: relative; border-radius: .2em; outline: none;
+  background: rgba(var(--hot), var(--s)); }}
 .t:hover, .t:focus {{ box-shadow: 0 0 0 1px var(--ink); }}
 .t > span {{ display: none; position: absolute; left: 0; top: 2em; z-index: 1; white-space: pre;
   padding: .4em .8em; border: 1px solid var(--line); border-radius: .4em; background: var(--paper);

@@ -69,7 +69,7 @@ class Subject:
             y = np.full((len(batch), T), -1, dtype=np.int64)
             for row, story in enumerate(batch):
                 x[row, : len(story.x)], y[row, : len(story.y)] = story.x, story.y
-            yield batch, *(torch.from_numpy(ids).to(self.device) for ids in (x, y))
+            yield batch, torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
 
 
 def nats(logits: Tensor, y: Tensor) -> Tensor:

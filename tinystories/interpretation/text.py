@@ -54,6 +54,6 @@ def name_of(subject: Subject, token: int) -> str:
 
 
 def visible(piece: bytes) -> str:
-    """A token as people can read it: line breaks and tabs visible, bytes that are no text as \\xNN."""
+    """A token as people can read it: line breaks as \\n, bytes that are no text as \\xNN."""
     text = piece.decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
