@@ -309,10 +309,8 @@ def warn_if_long(subject: Subject, passes: float, part: str, s: Settings) -> Non
         subject.model(batches[0][1])
     seconds = passes * len(batches) * (time.perf_counter() - start_time)
     if seconds > EXPECTED_LONG:
-        log_stderr(
-            f"{part} takes about {time_taken(seconds)}; fewer stories (--stories={s.num_stories() // 4}) "
-            "or other --parts are faster"
-        )
+        fewer = f"fewer stories (--stories={max(1, s.num_stories() // 4)}) are faster"
+        log_stderr(f"{part} takes about {time_taken(seconds)}; {fewer}")
 
 
 LOOK = {

@@ -12,7 +12,7 @@ from tinystories.interpretation.stories import Story, Subject, nats
 SCORES = ("previous", "first", "same_token", "induction")
 DISTANCES = 64  # of by_distance
 SHORTEST, FEWEST_IDS = 32, 64  # block_size and vocabulary that the repetition test needs
-REPEATED = 64  # sequences of random ids
+REPEATED = 32  # sequences of random ids
 SEED = 1337
 
 
