@@ -1,17 +1,26 @@
 """What interpret.py says of models whose insides are known."""
 
+import contextlib
+import io
+import json
 import math
+import shutil
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from conftest import contents, forked
 
+import interpret
+from configurator import UserError, parse
 from model import GPT, GPTConfig
 from tinystories.activations import inputs
 from tinystories.device import select_hardware
-from tinystories.interpretation import ablation, figures, heads, lens, neurons, text
+from tinystories.interpretation import ablation, figures, heads, lens, neurons, page, text
 from tinystories.interpretation.stories import KINDS, Subject, kinds_of, make_story, nats
 from tinystories.loss import loss_per_text
+from tinystories.run import load_checkpoint, read_config, save_checkpoint
 from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
 CPU = torch.device("cpu")
@@ -221,3 +230,129 @@ def test_a_neuron_that_fires_at_one_id_shows_that_id_and_nothing_else():
     assert {place["token"] for place in places} == {"t"}
     share = sum(tale.count("t") for tale in TALES) / len(values)
     assert found["active_share"] == pytest.approx(share)
+
+
+# The pictures and the page ------------------------------------------------------------------
+
+
+def some_heads(layers: int, width: int) -> list[dict]:
+    """Heads with any numbers, as in interpret.json."""
+    rng = np.random.RandomState(0)
+    kinds = {kind: {"nats": rng.randn(), "se": 0.2, "tokens": 9} for kind in KINDS}
+    return [
+        {"layer": layer, "head": head, "explained": {"distance": rng.rand(), "token": rng.rand()}}
+        | {name: {"attention": rng.rand(), "uniform": 0.1} for name in (*heads.SCORES, "name")}
+        | {"removed": {"bits_per_byte": rng.randn(), "se": 0.5, "kinds": kinds}}
+        for layer in range(layers)
+        for head in range(width)
+    ]
+
+
+@pytest.mark.parametrize(("layers", "width"), [(1, 1), (12, 16)])
+def test_pictures_are_drawn_for_models_of_any_shape(layers, width, tmp_path):
+    found, cost = some_heads(layers, width), {"bits_per_byte": 0.1, "se": None}
+    rows = [{"attention_removed": cost, "mlp_removed": cost}] * layers
+    figures.plot_heads(found, "t", tmp_path / "heads.png")
+    figures.plot_ablation(found, rows, dict.fromkeys(KINDS, 1.0), "t", tmp_path / "ablation.png")
+    for name in ("heads", "ablation"):
+        picture = matplotlib.image.imread(tmp_path / f"{name}.png")
+        assert picture.std() > 0.05
+        edges = np.concatenate([picture[:, [0, -1], :3].ravel(), picture[[0, -1], :, :3].ravel()])
+        assert (edges == 1).all()  # no text is cut off
+
+
+def test_the_page_has_each_token_with_what_was_expected_and_no_script(subject):
+    story = make_story(BYTES, np.array(BYTES.encode("<b>\n\tTom")), 64, set())
+    html = page.html_page(text.measure(subject, story), "a & b")
+    assert "<script" not in html
+    assert "http" not in html
+    assert html.count('<span class="t"') == len(story.y)
+    assert "<title>a &amp; b</title>" in html
+    assert "&lt;" in html
+    assert "\\n" in html
+
+
+# The command --------------------------------------------------------------------------------
+
+
+def look(*options) -> list[str]:
+    """Call interpret.py in this process; the lines of its summary."""
+    settings = parse(interpret.Settings, list(map(str, options))).settings
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        interpret.main(settings)
+    return printed.getvalue().splitlines()
+
+
+def refusal(*options) -> str:
+    with pytest.raises(UserError) as refused:
+        look(*options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    """A copy of the small run, to look into."""
+    return shutil.copytree(run, tmp_path / "trained")
+
+
+def test_everything_is_looked_at_and_the_run_stays_as_it_is(trained, dataset):
+    before = contents(trained)
+    lines = forked("interpret.py", trained, "--stories=3", "--neurons=2").stdout.splitlines()
+    folder = trained / "interpret"
+    assert {path.name for path in folder.iterdir()} == {
+        *("attention.png", "heads.png", "ablation.png", "lens.png", "text.png"),
+        *("text.html", "neurons.txt", "interpret.json"),
+    }
+    result = json.loads((folder / "interpret.json").read_text(encoding="utf-8"))
+    assert (result["step"], result["stories"], len(result["heads"])) == (10, 3, 4)
+    assert [neuron["layer"] for neuron in result["neurons"]] == [0, 0, 1, 1]
+    assert set(result["heads"][0]) == {
+        *("layer", "head", "entropy_bits", *heads.SCORES, "name", "name_tokens"),
+        *("explained", "by_distance", "removed"),
+    }
+    assert result["repeat"]["random"][0] > 5  # of log 300 = 5.7
+    assert 3 < len([line for line in lines if not line.startswith(" ")]) <= 10
+    after = contents(trained)
+    assert {name: after[name] for name in after if "interpret" not in name} == before
+
+
+def test_a_text_of_ones_own_is_looked_at_alone(trained):
+    lines = look(f"--out_dir={trained}", "--text=One day, Tom", "--device=cpu")
+    assert "bits per byte" in lines[0]
+    made = {path.name for path in (trained / "interpret").iterdir()}
+    assert made == {"text.png", "text.html", "lens.png", "attention.png"}
+
+
+def test_mistakes_are_one_line(trained, tmp_path):
+    where = f"--out_dir={trained}"
+    assert "did you mean heads?" in refusal(where, "--parts=head")
+    assert refusal(where, "--text= ").startswith("text is empty")
+    assert "it is not a file" in refusal(where, f"--text=FILE:{tmp_path}")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    assert "is not UTF-8" in refusal(where, f"--text=FILE:{tmp_path / 'bytes'}")
+    assert "there is no file" in refusal(where, "--text=FILE:nothing")
+    assert "train it with --keep_per_doubling=4" in refusal(where, "--over_training")
+    assert "stories is 0" in refusal(where, "--stories=0")
+    (trained / "interpret").mkdir()
+    (trained / "interpret" / "diary.txt").touch()
+    assert "has diary.txt, which interpret.py did not write" in refusal(where)
+
+
+def test_weights_that_are_not_finite_are_refused(trained):
+    path = trained / "best.pt"
+    state = load_checkpoint(path)
+    state["model"]["wte.weight"][0, 0] = math.nan
+    save_checkpoint(path, {name: x for name, x in state.items() if name != "format"})
+    assert "has weights that are not finite" in refusal(f"--out_dir={trained}")
+
+
+def test_another_vocabulary_is_refused_and_without_data_one_is_told(trained, reciter, tmp_path):
+    data = f"--dataset={read_config(trained)['dataset']}"
+    assert "another tokenizer" in refusal(f"--out_dir={reciter(b'Hi.')}", data)
+    assert "is missing" in refusal(f"--out_dir={reciter(b'Hi.', name='alone')}")
+
+
+def test_a_text_longer_than_the_window_is_cut_and_one_is_told(trained, capsys):
+    look(f"--out_dir={trained}", "--parts=text", f"--text={'Once there was a cat. ' * 20}")
+    assert "tokens; the first 32 are read" in capsys.readouterr().err
