@@ -7,7 +7,7 @@
         logits = model(x)                             # without head 3.0
 
 model.py knows nothing of this: attention is seen where a model asks torch for it, so behind rotary
-positions, norms of keys and masks, and the rest by hooks, which are gone when a function returns.
+positions, norms of keys and masks; the rest by hooks, which are gone when a function returns.
 Models are in evaluation mode and not compiled; x are ids, (B, T). Layers and heads count from 0.
 """
 
@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -26,11 +25,9 @@ from configurator import UserError
 
 
 class SeenAttention(TorchFunctionMode):
-    """While it is active, see(pattern, visible) is called whenever torch computes attention."""
+    """While it is active, its see(pattern, visible) is called whenever torch computes attention."""
 
-    def __init__(self, see: Callable[[Tensor, Tensor], Any]):
-        super().__init__()
-        self.see = see
+    see: Callable[[Tensor, Tensor], Any]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention:
@@ -56,13 +53,12 @@ def probabilities(q, key, _, attn_mask=None, dropout_p=0.0, is_causal=False, sca
 def attention(model: Any, x: Tensor, visit: Callable | None = None) -> list:
     """The attention probabilities of each layer, (B, H, T, T) in float32; rows are queries.
 
-    With `visit`, the results of visit(layer, pattern, visible): only one layer's are in memory
-    then. `visible` says which keys a query may see, and broadcasts to the pattern. Raises UserError
-    if a layer computes attention in another way, which cannot be seen.
+    With `visit`, the results of visit(layer, pattern, visible), one layer in memory at a time;
+    `visible`, which keys a query may see, broadcasts. Raises UserError where one cannot be seen.
     """
     seen: list = []
-    visit = visit or (lambda layer, pattern, visible: pattern)
-    with SeenAttention(lambda *call: seen.append(visit(len(seen), *call))):
+    with SeenAttention() as mode:
+        mode.see = lambda *call: seen.append(visit(len(seen), *call) if visit else call[0])
         model(x)
     if len(seen) != len(model.h):
         raise UserError(
@@ -82,12 +78,9 @@ def block_calls(model: Any, x: Tensor) -> list[tuple[tuple, dict]]:
 
 
 @torch.no_grad()
-def run_from(model: Any, calls: list, layer: int, x: Tensor | None = None) -> list[Tensor]:
-    """The residual stream (B, T, C) before block `layer`, and after it and each later one.
-
-    `calls` has what the blocks get besides, of `block_calls`; x None: the stream as it was.
-    """
-    streams = [calls[layer][0][0] if x is None else x]
+def run_from(model: Any, calls: list, layer: int) -> list[Tensor]:
+    """The residual stream before block `layer`, and after it and all later ones, of these calls."""
+    streams = [calls[layer][0][0]]
     for block, (args, kwargs) in zip(model.h[layer:], calls[layer:], strict=True):
         out = block(streams[-1], *args[1:], **kwargs)
         streams.append(out[0] if isinstance(out, tuple) else out)
@@ -115,9 +108,8 @@ def inputs(model: Any, x: Tensor, part: str, visit: Callable | None = None) -> l
 
 @contextlib.contextmanager
 def replaced(model: Any, layer: int, part: str, value: Tensor, head: int | None = None) -> Iterator:
-    """While it is active, `value` enters the last matrix of a part, or the share of one head in it.
-
-    It is a vector of that width, at every position.
+    """While it is active, `value`, a vector, enters the last matrix of a part, at every position;
+    or the share of one head in it.
     """
 
     def swap(_, args, kwargs):

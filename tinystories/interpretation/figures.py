@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tinystories.figures import BLUE_SHADES, INK, saved_figure, short_name
+from tinystories.figures import BLUE_SHADES, INK, saved_figure, short_name, title_and_legend
 from tinystories.interpretation.heads import SCORES
 from tinystories.interpretation.stories import KINDS
 from tinystories.interpretation.text import Surprise
@@ -104,7 +104,7 @@ def plot_attention(
     layers, heads = len(patterns), max(map(len, patterns))
     size = 8.6 / heads
     with saved_figure(path, height=1.3 + layers * (min(size, 2.6) + 0.25)) as figure:
-        figure.suptitle(f"{title}\n“{short_name(''.join(pieces), 90)}”", x=0.01, ha="left")
+        figure.suptitle(f"{title}\n“{short_name(''.join(pieces), 70)}”", x=0.01, ha="left")
         grid = figure.subplots(layers, heads, squeeze=False)
         for layer, row in enumerate(grid):
             for head, axes in enumerate(row):
@@ -201,8 +201,7 @@ def plot_explained(axes: Axes, heads: Sequence[dict], layers: int) -> None:
     axes.set(xlabel="explained by how far back the token is, % of the variance of attention")
     axes.set(ylabel="explained by which token it is, %", xlim=(0, None), ylim=(0, None))
     axes.margins(0.1)
-    if layers <= 12:
-        axes.legend(loc="upper right", ncols=math.ceil(layers / 6))
+    title_and_legend(axes, "Attention that goes by distance, and by token", [], columns=7)
 
 
 def plot_table(axes: Axes, table: np.ndarray, title: str, form: str) -> None:
@@ -247,9 +246,11 @@ def plot_ablation(
                 cells[i, column] = removed["bits_per_byte"]
                 errors[i, column] = removed["se"]
         plot_costs(upper, cells, errors, "bits per byte that removing it adds", "{:+.3f}")
-        labels = ["all"] * (width > 12) or [f"head {i}" for i in range(width)]
-        ticks = [*range(width)] if width <= 12 else [0]
-        upper.set_xticks([*ticks, width, width + 1], [*labels, "attention", "MLP"])
+        few = width <= 6
+        names_of_parts = ["attention", "MLP"] if few else ["attn", "MLP"]
+        labels = [f"head {i}" if few else str(i) for i in range(width)] + names_of_parts
+        upper.set_xticks(range(width + 2), labels, fontsize=10)
+        upper.set_xlabel("" if few else "head")
         upper.set_yticks(range(count), [f"layer {i}" for i in range(count)])
         upper.invert_yaxis()
         cells = np.array([[value(h["removed"]["kinds"][k]["nats"]) for k in names] for h in shown])
