@@ -13,6 +13,7 @@ table goes to standard output, everything else to standard error.
 """
 
 import os
+import re
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -77,7 +78,8 @@ class Settings(RangedSettings):
         """The run folder in `evaluate.py out/x`; raises UserError for anything else."""
         if "," in argument:
             raise UserError(f"several runs are compared with --compare={argument}")
-        if not argument.startswith("hf:") and not (ROOT / os.path.expanduser(argument)).is_dir():
+        folder = os.path.expanduser(re.sub(r"@\d+$", "", argument))  # of RUN@STEP, too
+        if not argument.startswith("hf:") and not (ROOT / folder).is_dir():
             raise UserError(f"{argument} is no run folder, nor a config file that ends in .py")
         return {"out_dir": argument}
 

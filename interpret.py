@@ -14,6 +14,7 @@ interpret of the run. docs/interpret.md explains them.
 
 import difflib
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -61,7 +62,8 @@ class Settings(RangedSettings):
         """A run folder or a checkpoint; raises UserError for anything else."""
         if argument.endswith(".pt"):
             return {"checkpoint": argument}
-        if argument.startswith("hf:") or (ROOT / os.path.expanduser(argument)).is_dir():
+        folder = os.path.expanduser(re.sub(r"@\d+$", "", argument))
+        if argument.startswith("hf:") or (ROOT / folder).is_dir():
             return {"out_dir": argument}
         raise UserError(f"{argument} is no run folder; a text is given as --text={argument!r}")
 
@@ -240,7 +242,7 @@ def look(
             result, files = LOOK[part](subject, shown, folder, title, s)
             results |= result
             made += files
-    if s.text is not None and "heads" not in wanted:
+    if s.text is not None and s.parts is None:
         made += draw_attention(subject, shown, folder, title)
     return results, made + join(results, folder, title)
 

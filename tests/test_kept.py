@@ -41,9 +41,8 @@ def test_the_steps_are_powers_of_a_root_of_two_and_the_last():
 def test_a_run_keeps_them_and_says_beforehand_what_they_take(kept_run):
     folder, printed = kept_run
     assert check_kept(str(folder)) == [0, 1, 2, 4, 8, 9]
-    assert re.search(
-        r"keeping weights of 6 steps: 0\.\d MB each, 0\.\d+ GB; \d+ GB are free", printed
-    )
+    room = r"keeping weights of 6 steps: 0\.\d MB each, 0\.\d+ GB; \d+ GB are free"
+    assert re.search(room, printed)
     state, last = (load_checkpoint(folder / name) for name in ("kept/step_0000009.pt", "ckpt.pt"))
     assert state["step"] == 9
     assert all(state["model"][name].equal(weight) for name, weight in last["model"].items())
