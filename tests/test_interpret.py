@@ -73,8 +73,7 @@ def make_copier(vocab_size: int = 300, block_size: int = 64) -> GPT:
         model.wpe.weight.copy_(one[places])
         first, second = (block.attn for block in model.h)
         sharp = SHARP / math.sqrt(C)  # LayerNorm makes a one about sqrt(C) / 2
-        first.c_attn.weight[0:P] = sharp * one[places].roll(-1, 0)  # q: where p + 1 is, ask for p
-        first.c_attn.weight[0, :] = 0
+        # Queries ask for a position with the vector of the next one: at p + 1 for p.
         first.c_attn.weight[0:P] = sharp * one[places][[(p + 1) % P for p in range(P)]]
         first.c_attn.weight[C : C + P] = one[places]
         first.c_attn.weight[2 * C : 2 * C + V] = one[ids]
@@ -86,7 +85,8 @@ def make_copier(vocab_size: int = 300, block_size: int = 64) -> GPT:
     return model
 
 
-def test_a_hand_made_head_for_the_token_before_and_one_for_induction_are_found():
+def test_a_hand_made_head_for_the_token_before_and_one_for_induction_are_found(monkeypatch):
+    monkeypatch.setattr(heads, "REPEATED", 4)
     subject = subject_of(make_copier(257), *TALES)
     found, repeat = heads.measure(subject)
     before, copying = found

@@ -11,6 +11,7 @@ from conftest import SMALL, contents, forked
 import evaluate
 import interpret
 from configurator import UserError, parse
+from tinystories.interpretation import heads, training
 from tinystories.kept import is_kept, kept_steps
 from tinystories.run import check_kept, load_checkpoint, locate, results_folder, run_name
 
@@ -85,7 +86,9 @@ def test_a_kept_checkpoint_is_named_by_its_step_or_its_file(kept_run):
         locate(f"{folder}@4", "ckpt.pt")
 
 
-def test_kept_steps_are_compared_and_looked_into(kept_run, tmp_path, capsys):
+def test_kept_steps_are_compared_and_looked_into(kept_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "STORY_TOKENS", 20)
+    monkeypatch.setattr(heads, "REPEATED", 2)
     folder = shutil.copytree(kept_run[0], tmp_path / "run")
     runs = f"--compare={folder}@1,{folder}@8,{folder}"
     plot, pairs = tmp_path / "compare.png", tmp_path / "pairs.jsonl"

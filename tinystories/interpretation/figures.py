@@ -199,8 +199,10 @@ def plot_explained(axes: Axes, heads: Sequence[dict], layers: int) -> None:
         place = 100 * head["explained"]["distance"], 100 * head["explained"]["token"]
         axes.annotate(head_name(head), place, xytext=(5, 4), textcoords="offset points", fontsize=9)
     axes.set(xlabel="explained by how far back the token is, % of the variance of attention")
-    axes.set(ylabel="explained by which token it is, %", xlim=(0, None), ylim=(0, None))
-    axes.margins(0.1)
+    axes.set(ylabel="explained by which token it is, %")
+    highest = [max(head["explained"][kind] for head in heads) for kind in ("distance", "token")]
+    right, top = (100 * max(1.1 * share, 0.01) for share in highest)  # room for the names
+    axes.set(xlim=(0, right), ylim=(0, top))
     title_and_legend(axes, "Attention that goes by distance, and by token", [], columns=7)
 
 
@@ -255,7 +257,7 @@ def plot_ablation(
         upper.invert_yaxis()
         cells = np.array([[value(h["removed"]["kinds"][k]["nats"]) for k in names] for h in shown])
         errors = np.array([[value(h["removed"]["kinds"][k]["se"]) for k in names] for h in shown])
-        what = "nats that removing a head adds, by what comes next; grey: not sure"
+        what = "nats that removing a head adds, by what comes next; grey: within 3 standard errors"
         plot_costs(lower, cells, errors, what, "{:+.2f}")
         columns = [f"{KINDS[kind]}\n({whole[kind]:.2f})" for kind in names]
         lower.set_xticks(range(len(names)), columns)
