@@ -43,6 +43,8 @@ class Settings(RangedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.wanted():
+            raise UserError(f"parts is empty; choose from {','.join(PARTS)}")
         for part in self.wanted():
             if part not in PARTS:
                 near = difflib.get_close_matches(part, PARTS, n=1)
@@ -333,16 +335,12 @@ def join(results: dict, folder: Path, title: str) -> list[str]:
     bits = results.pop("lens_bits_per_byte", None)
     if removed is None and bits is None:
         return []
-    count = 1 + max(layer for layer, _, _ in removed) if removed else len(bits)
-    results["layers"] = [
-        ({"lens_bits_per_byte": bits[layer]} if bits else {})
-        | (
-            {f"{part}_removed": removed[layer, part, None] for part in ("attention", "mlp")}
-            if removed
-            else {}
-        )
-        for layer in range(count)
-    ]
+    count = 1 + max(layer for layer, _, _ in removed) if removed else len(bits or [])
+    layers = [{"lens_bits_per_byte": bits[layer]} if bits else {} for layer in range(count)]
+    for layer, result in enumerate(layers if removed else []):
+        for part in ("attention", "mlp"):
+            result[f"{part}_removed"] = removed[layer, part, None]
+    results["layers"] = layers
     if not removed:
         return []
     each = {(layer, head): cost for (layer, _, head), cost in removed.items() if head is not None}

@@ -53,7 +53,7 @@ def measure(subject: Subject) -> tuple[dict[str, float | None], dict[Removal, di
 def losses_from(subject: Subject, calls: list, layer: int, y: Tensor) -> list[np.ndarray]:
     """The loss of each token, by story, if the model is computed from a layer on."""
     each = nats(logits_of(subject.model, run_from(subject.model, calls, layer)[-1]), y)
-    rows = each.double().cpu().numpy()
+    rows = each.cpu().double().numpy()
     return [row[:n] for row, n in zip(rows, (y >= 0).sum(1).tolist(), strict=True)]
 
 
@@ -65,11 +65,11 @@ def mean_inputs(subject: Subject, part: str) -> list[Tensor]:
         counted = y >= 0
 
         def add(layer: int, z: Tensor, counted=counted) -> None:
-            sums[layer] = sums[layer] + z[counted].double().sum(0)
+            sums[layer] = sums[layer] + z[counted].cpu().double().sum(0)
 
         inputs(subject.model, x, part, add)
         count += int(counted.sum())
-    return [(each / count).float() for each in sums]
+    return [(each / count).float().to(subject.device) for each in sums]
 
 
 def costs(subject: Subject, full: list[np.ndarray], without: list[np.ndarray]) -> dict:

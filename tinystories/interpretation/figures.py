@@ -203,7 +203,7 @@ def plot_explained(axes: Axes, heads: Sequence[dict], layers: int) -> None:
     highest = [max(head["explained"][kind] for head in heads) for kind in ("distance", "token")]
     right, top = (100 * max(1.1 * share, 0.01) for share in highest)  # room for the names
     axes.set(xlim=(0, right), ylim=(0, top))
-    title_and_legend(axes, "Attention that goes by distance, and by token", [], columns=7)
+    title_and_legend(axes, "Attention that goes by distance, and by token", [], columns=6)
 
 
 def plot_table(axes: Axes, table: np.ndarray, title: str, form: str) -> None:
@@ -233,7 +233,7 @@ def plot_ablation(
     names = [kind for kind in KINDS if whole[kind] is not None]
     shown = sorted(heads, key=lambda head: -largest(head))[:24]
     shown.sort(key=lambda head: (head["layer"], head["head"]))
-    heights = 1.1 + 0.36 * count, 1.3 + 0.29 * len(shown)
+    heights = 1.1 + 0.36 * count, 1.55 + 0.29 * len(shown)
     with saved_figure(path, height=0.6 + sum(heights)) as figure:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
         upper, lower = figure.subplots(2, 1, height_ratios=heights)
@@ -257,7 +257,9 @@ def plot_ablation(
         upper.invert_yaxis()
         cells = np.array([[value(h["removed"]["kinds"][k]["nats"]) for k in names] for h in shown])
         errors = np.array([[value(h["removed"]["kinds"][k]["se"]) for k in names] for h in shown])
-        what = "nats that removing a head adds, by what comes next; grey: within 3 standard errors"
+        what = (
+            "nats that removing a head adds, by what comes next\ngrey: within three standard errors"
+        )
         plot_costs(lower, cells, errors, what, "{:+.2f}")
         columns = [f"{KINDS[kind]}\n({whole[kind]:.2f})" for kind in names]
         lower.set_xticks(range(len(names)), columns)

@@ -30,7 +30,7 @@ class Tally:
 
     def add(self, name: str, attention: Tensor, uniform: Tensor) -> None:
         """Attention (H, queries), and uniform attention (queries,) to the same keys."""
-        sums = attention.double().sum(1).cpu().numpy()
+        sums = attention.double().sum(1).numpy()
         self.sums[name] = self.sums.get(name, 0) + sums
         self.uniform[name] = self.uniform.get(name, 0) + uniform.double().sum().item()
         self.counts[name] = self.counts.get(name, 0) + attention.shape[1]
@@ -38,15 +38,15 @@ class Tally:
     def add_pairs(self, pattern: Tensor, visible: Tensor, x: Tensor) -> None:
         """The attention (H, T, T) of a story by distance and by token, its first token apart."""
         T = len(x)
-        place = torch.arange(T, device=x.device)
+        place = torch.arange(T)
         query, key = torch.nonzero(visible & (place > 0), as_tuple=True)
         values = pattern[:, query, key].double()
-        self.squares += (values**2).sum(1).cpu().numpy()
+        self.squares += (values**2).sum(1).numpy()
         for i, groups in enumerate((query - key, x[key])):
             size = self.attended[i].shape[1]
-            sums = torch.zeros(len(pattern), size, dtype=torch.double, device=x.device)
-            self.attended[i] += sums.index_add_(1, groups, values).cpu().numpy()
-            self.pairs[i] += torch.bincount(groups, minlength=size).cpu().numpy()
+            sums = torch.zeros(len(pattern), size, dtype=torch.double)
+            self.attended[i] += sums.index_add_(1, groups, values).numpy()
+            self.pairs[i] += torch.bincount(groups, minlength=size).numpy()
 
     def explained(self) -> np.ndarray:
         """The share of the attention's variance between distances, and between tokens, (2, H)."""
@@ -65,15 +65,19 @@ def measure(subject: Subject) -> tuple[list[dict], dict]:
     length = max(len(story.x) for story in subject.stories)
     tallies: list[Tally] = []
     for batch, x, _ in subject.batches():
+        ids = x.cpu()
 
-        def visit(layer: int, pattern: Tensor, visible: Tensor, batch=batch, x=x) -> None:
+        def visit(layer: int, pattern: Tensor, visible: Tensor, batch=batch, ids=ids) -> None:
             if layer == len(tallies):
                 vocab_size = subject.model.config.vocab_size
                 tallies.append(Tally(pattern.shape[1], vocab_size, length))
+            # On the CPU, since not every device has float64 for the sums.
+            pattern, visible = pattern.cpu(), visible.cpu()
             seen = visible.expand(len(batch), 1, *pattern.shape[2:])[:, 0]
             for row, story in enumerate(batch):
-                T = len(story.x)
-                tally(tallies[layer], story, x[row, :T], pattern[row, :, :T, :T], seen[row, :T, :T])
+                n = len(story.x)
+                own = pattern[row, :, :n, :n], seen[row, :n, :n]
+                tally(tallies[layer], story, ids[row, :n], *own)
 
         attention(subject.model, x, visit)
     repeat = repetitions(subject, tallies)
@@ -89,7 +93,7 @@ def tally(tally: Tally, story: Story, x: Tensor, pattern: Tensor, visible: Tenso
     """Add one story; pattern (H, T, T), visible (T, T)."""
     T = len(x)
     uniform = visible / visible.sum(1, keepdim=True)
-    place = torch.arange(T, device=x.device)
+    place = torch.arange(T)
     entropy = torch.special.entr(pattern).sum(-1) / np.log(2)
     tally.add("entropy_bits", entropy, torch.log2(visible.sum(1)))
     tally.add("previous", pattern[:, place[1:], place[:-1]], uniform[place[1:], place[:-1]])
@@ -142,7 +146,7 @@ def read_twice(subject: Subject, once: list, tallies: list[Tally]) -> list[float
         found = pattern[:, :, query, query - n + 1].transpose(0, 1).flatten(1)
         seen = visible.expand(len(pattern), 1, *pattern.shape[2:])[:, 0]
         uniform = seen[:, query, query - n + 1] / seen[:, query].sum(-1)
-        tallies[layer].add("induction", found, uniform.flatten())
+        tallies[layer].add("induction", found.cpu(), uniform.flatten().cpu())
 
     losses = []
     with torch.no_grad():

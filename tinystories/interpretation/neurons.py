@@ -58,7 +58,7 @@ def power_sums(subject: Subject) -> list[tuple[int, list[Tensor]]]:
     for _, x, y in subject.batches():
 
         def add(layer: int, z: Tensor, counted: Tensor = y >= 0) -> None:
-            z = z[counted].double()
+            z = z[counted].cpu().double()
             n, powers = sums[layer]
             sums[layer] = n + len(z), [s + (z**k).sum(0) for k, s in enumerate(powers, 1)]
 

@@ -9,12 +9,10 @@ def of_results(results: dict) -> list[str]:
     lines = []
     if "text" in results:
         lines.append(f"the text: {results['text']['bits_per_byte']:.3f} bits per byte")
-    if (
-        results.get("layers")
-        and (bits := [x.get("lens_bits_per_byte") for x in results["layers"]])[0]
-    ):
-        shown = ", ".join(f"{x:.2f}" for x in bits)
-        lines.append(f"bits per byte after each layer: {shown}")
+    if bits := [
+        x["lens_bits_per_byte"] for x in results.get("layers", []) if "lens_bits_per_byte" in x
+    ]:
+        lines.append(f"bits per byte after each layer: {', '.join(f'{x:.2f}' for x in bits)}")
     found = results.get("heads", [])
     if found and found[0].get("explained"):
         lines += head_lines(found, results["repeat"])
@@ -49,6 +47,8 @@ def head_lines(found: list[dict], repeat: dict) -> list[str]:
             f"most by {kind}: head {head_name(best)}, {share:.0%} of its attention is "
             f"explained by {what} ({other}: {rest:.0%})"
         )
+    if not found[0]["previous"]:  # there is but one token
+        return lines
     best = max(found, key=lambda head: head["previous"]["attention"])
     share = best["previous"]["attention"]
     lines.append(

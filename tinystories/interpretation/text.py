@@ -34,7 +34,7 @@ def measure(subject: Subject, story: Story) -> Surprise:
         list(zip((name_of(subject, i) for i in row), probs, strict=True))
         for row, probs in zip(ids.tolist(), values.tolist(), strict=True)
     ]
-    total = bits.double().sum().item()
+    total = bits.cpu().double().sum().item()
     pieces = shown_pieces(subject, story)
     return Surprise(pieces, bits.cpu().numpy(), likeliest, total / max(1, story.bytes))
 

@@ -25,7 +25,7 @@ def measure(subject: Subject) -> dict:
     losses: list[np.ndarray] = []
     with torch.no_grad():
         for _, x, y in subject.batches():
-            each = nats(subject.model(x), y).double().cpu().numpy()
+            each = nats(subject.model(x), y).cpu().double().numpy()
             losses += [row[:n] for row, n in zip(each, (y >= 0).sum(1).tolist(), strict=True)]
     bits = lens.measure(subject)
     found, repeat = heads.measure(subject)
