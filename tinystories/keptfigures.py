@@ -22,11 +22,13 @@ def plot_steps(runs: Mapping[str, Mapping[int, dict]], path: Path) -> None:
     """
     with saved_figure(path, height=5.2) as figure:
         left, right = figure.subplots(1, 2)
+        if len(runs) == 1:
+            figure.suptitle(short_name(next(iter(runs))), x=0.01, ha="left", weight="bold")
         steps = sorted({step for run in runs.values() for step in run})
         for i, (name, results) in enumerate(runs.items()):
             own, style = sorted(results), STYLES[i % len(STYLES)]
             bits = [bits_of(results[step]) for step in own]
-            left.plot(own, values(bits), marker="o", markersize=4, color=f"C{i}", label=name)
+            left.plot(own, values(bits), style, marker="o", markersize=4, color=f"C{i}", label=name)
             for j, (group, shares) in enumerate(pairs_of(results).items()):
                 options = {"color": f"C{j}", "label": "" if i else group}
                 right.plot(own, values(shares), style, marker="o", markersize=4, **options)
@@ -38,8 +40,7 @@ def plot_steps(runs: Mapping[str, Mapping[int, dict]], path: Path) -> None:
         if right.get_legend_handles_labels()[0]:
             right.legend(loc="lower right", ncols=2, fontsize=9.5)
         if len(runs) > 1:
-            labels = [f"{short_name(n)} ({STYLES[i % 4]})" for i, n in enumerate(runs)]
-            left.legend(left.lines, labels, loc="lower left", fontsize=9.5)
+            left.legend(left.lines, map(short_name, runs), loc="lower left", fontsize=9.5)
 
 
 def bits_of(result: dict) -> float | None:
@@ -83,11 +84,18 @@ def values(curve: Sequence[float | None]) -> np.ndarray:
 
 
 def step_axis(axes: Axes, steps: Sequence[int]) -> None:
-    """An axis of steps: their logarithm, with room for step 0 before it."""
-    last = max(steps)
-    axes.set_xscale("symlog", linthresh=1)
-    ticks = [0, *(2**k for k in range(int(math.log2(max(1, last))) + 1))]
-    axes.set_xticks(ticks[:: max(1, math.ceil(len(ticks) / 9))])
+    """An axis of steps: their logarithm, and room for step 0 before it where that is there."""
+    first, last = min(steps), max(*steps, 1)
+    powers = [2**k for k in range(int(math.log2(last)) + 1) if 2**k >= 0.85 * first]
+    if first:
+        axes.set_xscale("log")
+        axes.set_xlim(0.85 * first, 1.15 * last)
+    else:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(-0.1, 1.15 * last)
+        powers = [0, *powers]
+    powers = powers or [first, last]
+    axes.set_xticks(powers[:: max(1, math.ceil(len(powers) / 9))])
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="steps (log scale)", xlim=(-0.1, 1.15 * max(1, last)))
+    axes.set_xlabel("steps (log scale)")
