@@ -13,6 +13,7 @@ table goes to standard output, everything else to standard error.
 """
 
 import os
+import re
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -29,7 +30,7 @@ from tinystories.ranges import Count, NonNegative, Seed
 class Settings(RangedSettings):
     # Runs
     out_dir: str | None = None  # run folder, or hf:NAME; None: the run saved last
-    compare: str | None = None  # run folders and hf:NAMEs, separated by commas
+    compare: str | None = None  # run folders, RUN@STEP, hf:NAME, with commas
     plot: str = "out/compare.png"  # file for the curves of --compare
     checkpoint: str = "best.pt"  # or ckpt.pt, the newest; or out/RUN/ckpt.pt
     what: str = "loss,pairs,generation,memorization,instruct"  # parts to measure
@@ -77,7 +78,8 @@ class Settings(RangedSettings):
         """The run folder in `evaluate.py out/x`; raises UserError for anything else."""
         if "," in argument:
             raise UserError(f"several runs are compared with --compare={argument}")
-        if not argument.startswith("hf:") and not (ROOT / os.path.expanduser(argument)).is_dir():
+        folder = os.path.expanduser(re.sub(r"@\d+$", "", argument))  # of RUN@STEP, too
+        if not argument.startswith("hf:") and not (ROOT / folder).is_dir():
             raise UserError(f"{argument} is no run folder, nor a config file that ends in .py")
         return {"out_dir": argument}
 
@@ -97,7 +99,7 @@ from tinystories.evaluation.subject import Subject, open_data, open_subject
 from tinystories.files import short_path
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
-from tinystories.run import locate, newest_run, run_folder
+from tinystories.run import newest_run, results_folder, run_folder, run_name, split_step
 from tinystories.terminal import (
     command_text,
     distinct_names,
@@ -131,7 +133,11 @@ def main(s: Settings) -> None:
         for name, result in evaluated.items():
             print(f"\n{name}:\n{memorization.nearest_stories(result['memorization'])}")
     if s.compare:
-        plot_losses(s, names, plot)
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        if any(split_step(name)[1] is not None for name in names):
+            plot_steps(evaluated, plot)
+        else:
+            plot_losses(names, plot)
     print_ending(s, evaluated, time.perf_counter() - start_time)
 
 
@@ -155,7 +161,7 @@ def print_ending(s: Settings, evaluated: dict[str, dict], seconds: float) -> Non
             best = min(comparable, key=lambda name: losses[name]["all_text"]["bits_per_byte"])
             log_stderr(wrapped(f"the lowest bits per byte: {best}"))
         options = [f"--out_dir={best}"]
-        if s.checkpoint != "best.pt" and not is_published(best):
+        if s.checkpoint != "best.pt" and not is_published(best) and split_step(best)[1] is None:
             options.append(f"--checkpoint={s.checkpoint}")
         log_stderr("generate stories with it:\n" + command_text("python", "sample.py", *options))
 
@@ -174,18 +180,18 @@ def run_names(s: Settings) -> list[str]:
             causal_lm.find(name)
             names.append(name)
         else:
-            names.append(locate(name, s.checkpoint)[0])
+            names.append(run_name(name, "best.pt" if name and "@" in name else s.checkpoint))
     return list({result_folder(name): name for name in names}.values())
 
 
 def result_folder(name: str) -> Path:
     """Where the results about a run or a published model are."""
-    return causal_lm.results_folder(name) if is_published(name) else run_folder(name)
+    return causal_lm.results_folder(name) if is_published(name) else results_folder(name)
 
 
 def with_data(s: Settings, names: list[str]) -> Settings:
     """The settings for a published model: without a named dataset, that of the first run."""
-    runs = [run_folder(name) for name in names if not is_published(name)]
+    runs = [run_folder(split_step(name)[0]) for name in names if not is_published(name)]
     found = filter(None, (open_data(s.dataset, folder, block_size=1) for folder in runs))
     data = next(found, None)
     return replace(s, dataset=str(data.folder)) if data else s
@@ -202,7 +208,18 @@ def check_plot(s: Settings, plot: Path) -> None:
         figures.check_replaceable(plot)
 
 
-def plot_losses(s: Settings, names: list[str], plot: Path) -> None:
+def plot_steps(evaluated: dict[str, dict], plot: Path) -> None:
+    """Plot losses and minimal pairs of kept checkpoints against their steps."""
+    from tinystories import keptfigures
+
+    runs = {}
+    for name, result in evaluated.items():
+        if (step := result["run"]["step"]) is not None:
+            runs.setdefault(split_step(name)[0], {})[step] = result
+    keptfigures.plot_steps(runs, plot)
+
+
+def plot_losses(names: list[str], plot: Path) -> None:
     """Plot the losses of the runs that have a log; those of other programs have none."""
     from tinystories import figures
 
@@ -211,7 +228,6 @@ def plot_losses(s: Settings, names: list[str], plot: Path) -> None:
         if name not in logged:
             log_stderr(f"{name} has no log.csv; it is not in the plot")
     if logged:
-        plot.parent.mkdir(parents=True, exist_ok=True)
         figures.plot_runs([run_folder(name) for name in logged], plot)
 
 

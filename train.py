@@ -1,5 +1,4 @@
-"""Train a GPT on a prepared dataset.
-
+"""Train a GPT on a prepared dataset:
 python train.py config/storybook_1m.py --batch_size=32  on a GPU or the CPU
 python train.py --init_from=resume --out_dir=out/x      resume, after Ctrl-C
 torchrun --nproc_per_node=4 train.py config/...         on four GPUs
@@ -20,6 +19,7 @@ from tinystories.ranges import (
     Name,
     Natural,
     NonNegative,
+    PerDoubling,
     Positive,
     PositiveFraction,
     Seed,
@@ -74,6 +74,7 @@ class Settings(RangedSettings):
     full_eval: bool | Literal["auto"] = "auto"  # at the end, on all of validation
     log_interval: Count = 10  # steps between log lines
     save_minutes: NonNegative = 10.0  # between saves, besides evaluations
+    keep_per_doubling: PerDoubling = 0  # checkpoints kept per doubling
     log_to: str | None = None  # wandb,tensorboard,trackio, or one of them
     wandb_project: str = "tinystories"  # at Weights & Biases and Trackio
     wandb_run_name: str | None = None  # None: the name of the run folder
@@ -105,7 +106,7 @@ import numpy as np
 import torch
 
 from model import GPT, GPTConfig
-from tinystories import dataset, device, files, generate, log, loss, optim, processes, run
+from tinystories import dataset, device, files, generate, kept, log, loss, optim, processes, run
 from tinystories.processes import RANK, WORLD_SIZE, Stopped, print_rank0
 from tinystories.stories.instruct import has_records
 from tinystories.terminal import progress, wrapped
@@ -202,8 +203,7 @@ def set_up(s: Settings, docs: list[str], saved: dict | None) -> Run:
     log.print_summary(s, data, raw_model, optimizer, state.step)
     batch_shape = (s.batch_size, s.block_size)
     compiled_model, reason = device.compile_model(raw_model, s.compile, hardware, batch_shape)
-    for line in (*hardware.reasons, reason):
-        print_rank0(wrapped(line))
+    print_rank0("\n".join(map(wrapped, (*hardware.reasons, reason))))
     model = compiled_model
     if WORLD_SIZE > 1:
         model = torch.nn.parallel.DistributedDataParallel(compiled_model)
@@ -380,7 +380,8 @@ def train(r: Run) -> None:
             time_used = r.stop.sync(state.seconds / time_limit)
             finished = state.step >= s.max_iters or time_used >= 1
 
-            # once in a while: evaluate, generate a story, save
+            # once in a while: keep the weights, evaluate, generate a story, save
+            kept.keep(r, finished)
             if state.evaluated < state.step and (finished or state.step % s.eval_interval == 0):
                 if RANK == 0:
                     with contextlib.suppress(Stopped):  # all processes stop in the next sync

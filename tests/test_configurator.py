@@ -26,6 +26,7 @@ from tinystories.ranges import Count, FractionBelow1, Name, allowed_range
 from tinystories.run import run_folder
 
 COMMANDS = ["prepare", "train", "sample", "evaluate", "sweep", "explore", "bench", "compose"]
+COMMANDS += ["interpret"]
 
 
 @dataclass

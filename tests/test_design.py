@@ -36,6 +36,9 @@ DOES_NOT_KNOW = {
     "tinystories.log": {"tinystories.stories", "tinystories.evaluation"},
     "tinystories.figures": {"torch", "model", "tinystories.dataset", "tinystories.run"},
     "tinystories.evaluation": TRAINING,
+    "tinystories.activations": {"model", "tinystories"},
+    "tinystories.interpretation": TRAINING | {"tinystories.run", "tinystories.evaluation"},
+    "tinystories.keptfigures": {"torch", "model", "tinystories.dataset"},
     "tinystories.ranking": {"torch", "model", "optuna"},
     "tinystories.study": TRAINING | {"tinystories.stories"},
     "tinystories.sweepfigures": {"torch", "model", "optuna"},
@@ -48,6 +51,7 @@ MAY_KNOW = {  # exceptions to the lines above
     "tinystories.files": {"tinystories.ranges"},  # by configurator, as all below
     "tinystories.device": {"tinystories.ranges"},
     "tinystories.processes": {"tinystories.ranges"},
+    "tinystories.activations": {"tinystories.ranges"},
     "tinystories.trackers": {"tinystories.ranges"},
 }
 

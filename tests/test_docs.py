@@ -11,6 +11,7 @@ from configurator import check, normalize
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("prompts/*.md")])
 SCRIPTS = ("prepare", "train", "sample", "evaluate", "export", "explore", "bench", "compose")
+SCRIPTS += ("interpret",)
 
 
 def headings(page) -> set[str]:

@@ -30,13 +30,16 @@ COMMANDS = (  # {at} has stories.txt, the datasets d and no_meta, and the runs a
     "evaluate.py --leak=True --dataset={at}/d",
     "explore.py --dataset={at}/d --plot={at}/y.png",
     "export.py --out_dir={at}/a --to=nanogpt",
+    "interpret.py --out_dir={at}/a --dataset={at}/d --stories=2",
     f"sweep.py --dataset={{at}}/d --out_dir={{at}} {' '.join(SMALL[:1] + SMALL[2:])} "
     "--n_head=2,3 --max_iters=3",
     "bench.py --what=train --vocab_size=300 --n_layer=1 --n_head=2 --n_embd=32 "
     "--block_size=16 --batch_size=2 --repeats=1 --output={at}/bench.json",
     *(
         f"{name}.py --help"
-        for name in "prepare train sample evaluate explore sweep bench compose export".split()
+        for name in (
+            "prepare train sample evaluate explore interpret sweep bench compose export".split()
+        )
     ),
 )
 MISTAKES = (

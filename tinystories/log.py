@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from configurator import UserError
 from model import GPT
+from tinystories import kept
 from tinystories.dataset import Dataset, WindowSampler
 from tinystories.device import Hardware
 from tinystories.optim import Optimizer
@@ -68,6 +69,9 @@ def print_summary(s, data: Dataset, model: GPT, optimizer: Optimizer, first_step
     ]
     if first_step:
         lines.append(f"continuing after step {first_step:,}")
+    if s.keep_per_doubling:
+        size = 4 * sum(parameter.numel() for parameter in model.parameters())
+        lines.append(kept.room_needed(s, size))
     print_rank0("\n".join(map(wrapped, lines)))
 
 
@@ -188,6 +192,7 @@ def open_log(s, state, data: Dataset, saved: dict | None) -> RunLog:
     if sizes:
         check_logs(run_folder(s.out_dir), sizes)
     folder = open_run_folder(s, data.tokenizer)
+    kept.begin(folder, s.keep_per_doubling, state.step, resumed=sizes is not None)
     if s.log_to and not state.wandb_id:
         state.wandb_id = secrets.token_hex(4)
     log = RunLog(folder, sizes, data.val_parts)

@@ -32,6 +32,7 @@ class Range:
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
+PerDoubling = Annotated[int, Range(0, 64)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, strict_low=True)]
 Fraction = Annotated[float, Range(0, 1)]

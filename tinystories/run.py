@@ -7,6 +7,7 @@
     log.csv         one row per logged step and per evaluation
     samples.txt     one story per evaluation
     loss.png        the numbers of log.csv as curves
+    kept/           the weights at earlier steps
 
 A .pt file is the zip archive that torch.save writes, with the SHA-256 of its bytes as the archive's
 comment: `torch.load` reads it like any other, and `load_checkpoint` notices a single changed bit.
@@ -19,6 +20,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -34,12 +36,13 @@ FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
 # Settings that are fixed once a model exists; dropout may change.
 MODEL_SETTINGS = [name for name in vars(GPTConfig()) if name not in ("vocab_size", "dropout")]
+KEPT = "kept"  # the folder of checkpoints of earlier steps
 NEWEST = "out/.newest_run"  # holds the path of the run saved last
 OWN_FILES = {  # what commands write into a run's folder, exports apart
     *("ckpt.pt", "best.pt", "settings.json", "config.json", *VOCABULARY),
     *("log.csv", "samples.txt", "loss.png", "wandb", "output.txt", "result.json"),
     *("evaluation.json", "evaluation_stories.jsonl", "evaluation_instruct.jsonl"),
-    "judgements.jsonl",
+    *("judgements.jsonl", KEPT, "interpret"),
 }
 WRITTEN = ("ckpt.pt", "best.pt", "settings.json", VOCABULARY[0], "loss.png")  # atomically
 NOT_SAVED = ("init_from", "overwrite", "eval_only")  # settings of the start, not of the run
@@ -73,19 +76,72 @@ def locate(out_dir: str | None, checkpoint: str) -> tuple[str, str]:
     """The run folder and the file in it that two settings mean.
 
     Args:
-        out_dir: None is the newest run.
+        out_dir: None is the newest run; RUN@STEP names a kept checkpoint, too.
         checkpoint: a file in it; a path with folders names the run, too.
 
     Raises:
         UserError: both name a run, or there is none.
     """
+    if out_dir and (step := split_step(out_dir)[1]) is not None:
+        if checkpoint != "best.pt":
+            raise UserError(f"{out_dir} names a checkpoint, and so does checkpoint; give one")
+        out_dir, checkpoint = split_step(out_dir)[0], kept_file(step)
+        check_kept(out_dir, step)
     path = Path(checkpoint)
-    if path.name != checkpoint:
+    parent, name = path.parent, path.name
+    if parent.name == KEPT:
+        parent, name = parent.parent, f"{KEPT}/{name}"
+    if name != checkpoint:
         if out_dir is not None:
             raise UserError(f"checkpoint={checkpoint} names a run, and so does out_dir; give one")
-        out_dir = str(path.parent)
+        out_dir = str(parent)
     out_dir = out_dir or newest_run()
-    return out_dir, find_checkpoint(run_folder(out_dir), path.name).name
+    folder = run_folder(out_dir)
+    return out_dir, find_checkpoint(folder, name).relative_to(folder).as_posix()
+
+
+def run_name(out_dir: str | None, checkpoint: str) -> str:
+    """The run that two settings mean, as `locate` reads them; RUN@STEP for a kept checkpoint."""
+    out_dir, name = locate(out_dir, checkpoint)
+    step = re.fullmatch(rf"{KEPT}/step_0*(\d+)\.pt", name)
+    return f"{out_dir}@{step[1]}" if step else out_dir
+
+
+def results_folder(name: str) -> Path:
+    """Where results about a run are kept: in its folder, those of RUN@STEP in one of their own."""
+    out_dir, step = split_step(name)
+    folder = run_folder(out_dir)
+    return folder if step is None else (folder / kept_file(step)).with_suffix("")
+
+
+def kept_file(step: int) -> str:
+    """The name of a kept checkpoint in its run."""
+    return f"{KEPT}/step_{step:07}.pt"
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """The steps of a run's kept checkpoints, in order."""
+    names = [path.name for path in (folder / KEPT).glob("step_*.pt")]
+    return sorted(int(m[1]) for name in names if (m := re.fullmatch(r"step_(\d+)\.pt", name)))
+
+
+def split_step(name: str) -> tuple[str, int | None]:
+    """The run and the step that out/a@512 names; None where it names no step."""
+    match = re.fullmatch(r"(.+)@(\d+)", name)
+    return (match[1], int(match[2])) if match and not run_folder(name).is_dir() else (name, None)
+
+
+def check_kept(out_dir: str, step: int | None = None) -> list[int]:
+    """The steps that a run has kept; raises UserError if there are none, or `step` is not one."""
+    steps = kept_steps(run_folder(out_dir))
+    if not steps:
+        raise UserError(f"{out_dir} has kept no checkpoints: train it with --keep_per_doubling=4")
+    if step is not None and step not in steps:
+        near = sorted(sorted(steps, key=lambda kept: abs(kept - step))[:4])
+        raise UserError(
+            f"{out_dir} has not kept step {step}; near it are {', '.join(map(str, near))}"
+        )
+    return steps
 
 
 def find_checkpoint(folder: Path, name: str = "best.pt") -> Path:

@@ -26,7 +26,15 @@ from tinystories.files import settings_path, sha256_of
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
 from tinystories.loss import Loss, loss_per_text
-from tinystories.run import find_checkpoint, load_model, read_config, run_folder
+from tinystories.run import (
+    find_checkpoint,
+    kept_file,
+    load_model,
+    read_config,
+    results_folder,
+    run_folder,
+    split_step,
+)
 from tinystories.terminal import progress
 from tinystories.tokenizer import Tokenizer
 
@@ -93,13 +101,18 @@ class Subject:
 def open_subject(settings: Any, name: str, hardware: Hardware) -> Subject:
     """Load a run's model and its data, None if that is missing or has another tokenizer now.
 
+    `name` is that of a run, RUN@STEP for a kept checkpoint, or of a published model.
+
     Raises UserError if either is damaged, or settings.dataset has another tokenizer.
     """
     if is_published(name):
         return _open_published(settings, name, hardware)
-    folder = run_folder(name)
-    checkpoint = find_checkpoint(folder, Path(settings.checkpoint).name)
-    model, tokenizer, state = load_model(folder, checkpoint.name)
+    run, step = split_step(name)
+    folder, results = run_folder(run), results_folder(name)
+    file = Path(settings.checkpoint).name if step is None else kept_file(step)
+    checkpoint = find_checkpoint(folder, file)
+    model, tokenizer, state = load_model(folder, file)
+    results.mkdir(exist_ok=True)
     info = {
         "checkpoint": checkpoint.name,
         "sha256": sha256_of(checkpoint),
@@ -115,7 +128,7 @@ def open_subject(settings: Any, name: str, hardware: Hardware) -> Subject:
             raise UserError(f"{data.folder} was prepared with another tokenizer than {name} has")
         data = None  # prepared again since then
     model.to(hardware.device)
-    return Subject(settings, name, folder, model, tokenizer, hardware, info, data)
+    return Subject(settings, name, results, model, tokenizer, hardware, info, data)
 
 
 def _open_published(settings: Any, name: str, hardware: Hardware) -> Subject:

@@ -37,6 +37,10 @@ FILES = ["*.json", "model*.safetensors", "*.model", "*.txt"]  # what a model con
 MAX_WINDOW = 2048  # tokens: stories are shorter, and attention takes their square
 PAPER_WINDOW = 512  # with which the TinyStories paper trained; its configs say 2,048
 PIECE_LOGITS = 2**25  # at most at a time in a loss: 128 MB in float32
+LAST_MATRICES = {  # of the two parts of a block
+    "attention": r"(self_)?att(n|ention)(\.attention)?\.(c_proj|o_proj|out_proj|dense)",
+    "mlp": r"mlp\.(c_proj|down_proj|dense_4h_to_h)",
+}
 MANY = 8  # tokens that a next one needs before it to become text
 
 # Names --------------------------------------------------------------------------------------
@@ -106,6 +110,7 @@ class Shape:
 
     vocab_size: int
     block_size: int
+    n_head: int = 0  # as its config says; 0: it does not
 
 
 @dataclass
@@ -153,7 +158,10 @@ class CausalLM(LanguageModel):
         if cache is not None:
             cache.length += idx.shape[1]
             cache.past = output.get("past_key_values")
-        logits = output.logits[:, -idx.shape[1] :]
+        return self.join_ends(output.logits[:, -idx.shape[1] :])
+
+    def join_ends(self, logits: Tensor) -> Tensor:
+        """The logits, where `end` has the probabilities of both ids that may end a story."""
         if self.begin != self.end:
             logits = logits.clone()
             logits[..., self.end] = logits[..., [self.begin, self.end]].logsumexp(-1)
@@ -162,6 +170,35 @@ class CausalLM(LanguageModel):
 
     def new_cache(self) -> Cache:
         return Cache()
+
+    @property
+    def h(self) -> nn.ModuleList:
+        """The blocks, as GPT calls them; raises UserError where there is no list of them."""
+        lists = (m for m in self.model.modules() if isinstance(m, nn.ModuleList))
+        count = getattr(self.model.config, "num_hidden_layers", None)
+        if (blocks := next((m for m in lists if len(m) == count), None)) is None:
+            raise UserError("this model has no list of blocks: there is no way into it")
+        return blocks
+
+    @property
+    def last_matrices(self) -> dict[str, str]:
+        """The names of the matrices that end the attention and the MLP of a block."""
+        names = [name for name, _ in self.h[0].named_modules()]
+        found = {
+            part: next((name for name in names if re.fullmatch(pattern, name)), None)
+            for part, pattern in LAST_MATRICES.items()
+        }
+        if missing := [part for part, name in found.items() if name is None]:
+            raise UserError(f"the {missing[0]} of this model ends in no matrix of a known name")
+        return {part: name for part, name in found.items() if name is not None}
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """The logits of a residual stream (B, T, C); raises UserError for an unknown last norm."""
+        base = self.model.base_model
+        norms = [getattr(base, name, None) for name in ("ln_f", "norm", "final_layer_norm")]
+        if not (norm := next(filter(None, norms), None)):
+            raise UserError("no lens: the last normalization of this model has no known name")
+        return self.join_ends(self.model.get_output_embeddings()(norm(x)))
 
     def matmul_weights(self) -> list[Tensor]:
         """The weights of linear layers that are not an embedding, too."""
@@ -270,7 +307,8 @@ def load(name: str) -> Published:
             missing = sorted(report["missing_keys"])[0]
             raise UserError(f"{name} is not a causal language model: it has no {missing}")
         vocab_size = check_causal(name, model)
-        shape = Shape(vocab_size, context_window(name, model.config))
+        n_head = getattr(model.config, "num_attention_heads", None) or 0
+        shape = Shape(vocab_size, context_window(name, model.config), n_head)
         tokenizer: Any = None
         if any(folder.glob("tokenizer*")) or any(folder.glob("vocab*")):
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
