@@ -1,0 +1,406 @@
+"""What is wrong with a run, before or after it: complaints, each with one change and its effect.
+
+Every complaint is a function in COMPLAINTS or FINISHED. Losses are in bits per byte, by the law of
+law.py; a change of shape or vocabulary is compared at equal compute, so it costs no more time.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from configurator import UserError
+from tinystories.files import read_whole
+from tinystories.law import Law
+from tinystories.planning import (
+    WIDTHS,
+    Stories,
+    expect,
+    heads_of,
+    layers_of,
+    rates_of,
+    size_of,
+    step_of,
+)
+from tinystories.terminal import SCREEN, counted, short_count
+
+LINES = 10  # at most
+WORTH = 0.05  # part of the loss that a change must gain
+GRAVE = 0.2  # ... for the line at the end of a training
+VOCABULARY = 4096  # the best of docs/findings.md, section 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides the loss of a run."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    arch: str
+    optimizer: str
+    block_size: int
+    step: int  # tokens
+    steps: int
+    stories: Stories
+    settings: Any  # train.py's Settings
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.steps
+
+    @property
+    def different(self) -> float:
+        """Tokens that there are; those seen where that is not known."""
+        return self.stories.tokens or self.tokens
+
+    @property
+    def passes(self) -> float:
+        return self.tokens / self.different
+
+    @property
+    def size(self) -> dict[str, int]:
+        shape = (self.n_layer, self.n_embd, self.stories.vocab_size, self.block_size)
+        return size_of(*shape, self.n_head, self.arch)
+
+    def expected(self, law: Law) -> tuple[float, float, float, bool]:
+        """The validation loss, its interval, and whether the law is extrapolated."""
+        recipe = f"{self.arch}, {self.optimizer}"
+        return expect(law, self.stories, self.size, self.tokens, self.step, recipe)
+
+    def loss(self, law: Law) -> float:
+        return self.expected(law)[0]
+
+    def changed(self, **changes) -> "Run":
+        """The run with changes, in as many steps as take the same compute."""
+        new = replace(self, **changes)
+        compute = self.size["flops_per_token"] * self.tokens
+        return replace(new, steps=int(compute / (new.size["flops_per_token"] * new.step)))
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong, the change that helps most, and the loss that it would bring."""
+
+    text: str
+    change: str
+    gain: float  # part of the loss, for the order
+    loss: float | None  # None: not known
+
+    def line(self) -> str:
+        return f"{self.text}; {self.change}" + (f": {self.loss:.3f}" if self.loss else "")
+
+
+def run_of(s: Any, stories: Stories, steps: int) -> Run:
+    """The run that train.py's settings describe."""
+    step = s.batch_size * s.gradient_accumulation_steps * s.block_size
+    shape = (s.n_layer, s.n_embd, s.n_head, s.arch, s.optimizer, s.block_size)
+    return Run(*shape, step, steps, stories, s)
+
+
+def nats(bits: float, bytes_per_token: float) -> float:
+    """Nats per token from bits per byte."""
+    return bits * math.log(2) * bytes_per_token
+
+
+# Complaints about settings: each returns one or None ----------------------------------------
+
+
+def gained(run: Run, law: Law, new: Run, text: str, change: str) -> Complaint | None:
+    """A complaint where the changed run is better by WORTH."""
+    old, loss = run.loss(law), new.loss(law)
+    gain = 1 - loss / old
+    return Complaint(text, change, gain, loss) if gain >= WORTH else None
+
+
+def too_few_stories(run: Run, law: Law) -> Complaint | None:
+    if run.passes < 4:
+        return None
+    more = replace(run.stories, tokens=run.tokens)
+    count = f"{run.stories.stories:,} stories" if run.stories.stories else "its stories"
+    needed = run.tokens / run.stories.story_tokens
+    text = f"{run.passes:.0f} passes over {count}"
+    change = f"{short_count(needed)} stories, each seen once"
+    return gained(run, law, replace(run, stories=more), text, change)
+
+
+def wrong_size(run: Run, law: Law) -> Complaint | None:
+    def sized(width: int) -> Run:
+        return run.changed(n_embd=width, n_layer=layers_of(width), n_head=heads_of(width))
+
+    best = min(map(sized, WIDTHS), key=lambda new: new.loss(law) if new.steps else math.inf)
+    size, new = run.size["parameters"], best.size["parameters"]
+    ratio = run.different / size
+    text = f"{short_count(size)} parameters, {ratio:.2g} different tokens for each"
+    if new > size:
+        text = f"{short_count(size)} parameters are few for {short_count(run.tokens)} tokens"
+    shape = f"--n_layer={best.n_layer} --n_embd={best.n_embd} --n_head={best.n_head}"
+    return gained(run, law, best, text, f"{shape}, {best.steps:,} steps")
+
+
+def large_vocabulary(run: Run, law: Law) -> Complaint | None:
+    if run.stories.vocab_size <= 2 * VOCABULARY:
+        return None
+    tokens = run.stories.tokens * run.stories.bytes_per_token / law.bytes_per_token
+    stories = replace(
+        run.stories,
+        vocab_size=VOCABULARY,
+        bytes_per_token=law.bytes_per_token,
+        tokens=round(tokens),
+    )
+    share = 1 - run.size["block_parameters"] / run.size["parameters"]
+    text = f"{100 * share:.0f} % of the parameters are a table of {run.stories.vocab_size:,} ids"
+    change = f"a BPE of {VOCABULARY:,} in the same time"
+    return gained(run, law, run.changed(stories=stories), text, change)
+
+
+def large_step(run: Run, law: Law) -> Complaint | None:
+    better = step_of(law, run.tokens)
+    if run.step <= 4 * better and run.steps >= 200:
+        return None
+    new = replace(run, step=better, steps=run.tokens // better)
+    text = f"{counted(run.steps, 'step')} of {run.step:,} tokens"
+    return gained(run, law, new, text, f"{new.steps:,} of {better:,}")
+
+
+def few_steps(run: Run, law: Law) -> Complaint | None:
+    """Too short for its size however it is cut: four times the time gains much."""
+    longer = replace(run, steps=4 * run.steps)
+    if run.tokens > run.size["parameters"]:
+        return None
+    text = f"{short_count(run.tokens)} tokens for {short_count(run.size['parameters'])} parameters"
+    return gained(run, law, longer, text, f"{longer.steps:,} steps")
+
+
+def wrong_rate(run: Run, law: Law) -> Complaint | None:
+    muon, adamw = rates_of(law, run.n_embd, run.step)
+    s = run.settings
+    rates = {"learning_rate": (s.learning_rate, adamw)}
+    if run.optimizer == "muon":
+        rates["muon_learning_rate"] = (s.muon_learning_rate, muon)
+    else:
+        rates["learning_rate"] = (s.learning_rate, float(f"{0.4 / run.n_embd:.1g}"))
+    name = max(rates, key=lambda name: abs(math.log(rates[name][0] / rates[name][1])))
+    used, best = rates[name]
+    ratio = used / best
+    if 1 / 4.5 < ratio < 4.5:
+        return None
+    text = f"{name} {used:g} is {'high' if ratio > 1 else 'low'} for a width of {run.n_embd}"
+    gain = min(0.5, 0.05 * abs(math.log(ratio)))
+    return Complaint(text, f"--{name}={best:g} for the loss above", gain, None)
+
+
+def wrong_schedule(run: Run, law: Law) -> Complaint | None:
+    s, gain = run.settings, 0.05
+    if s.warmup_iters > max(20, 0.2 * run.steps):
+        warmup = max(5, run.steps // 50)
+        text = f"{s.warmup_iters:,} of {run.steps:,} steps are warmup"
+        return Complaint(text, f"--warmup_iters={warmup}", gain, None)
+    last = s.lr_decay_iters if s.lr_decay_iters is not None else s.max_iters
+    if not s.decay_lr or s.min_lr > 0.3 * s.learning_rate:
+        return Complaint("the rate does not decay", "--decay_lr=True --min_lr=0", gain, None)
+    if s.max_minutes is None and not 0.7 * run.steps <= last <= 1.4 * run.steps:
+        text = f"the rate decays until step {last:,}, the run ends at {run.steps:,}"
+        return Complaint(text, "leave lr_decay_iters out", gain, None)
+    return None
+
+
+def wrong_window(run: Run, law: Law) -> Complaint | None:
+    length = run.stories.story_tokens
+    if run.block_size > 4 * length:
+        text = f"windows of {run.block_size:,} tokens, stories of {length:.0f}"
+        wanted = max(64, 2 ** math.ceil(math.log2(length)))
+        return Complaint(text, f"--block_size={wanted}", 0.05, None)
+    if run.block_size < length / 4 and run.tokens > 2e7:
+        text = f"windows of {run.block_size:,} tokens see little of stories of {length:.0f}"
+        wanted = 2 ** math.ceil(math.log2(length))
+        return Complaint(text, f"--block_size={wanted}", 0.06, None)
+    return None
+
+
+def wrong_dropout(run: Run, law: Law) -> Complaint | None:
+    dropout = run.settings.dropout
+    if dropout > 0.05 and run.passes < 2:
+        text = f"dropout {dropout:g}, though tokens are seen {run.passes:.2g} times"
+        return Complaint(text, "--dropout=0", 0.1, None)
+    if dropout == 0 and run.settings.ema == 0 and run.passes > 8:
+        return Complaint(f"{run.passes:.0f} passes without averaging", "--ema=1", 0.06, None)
+    return None
+
+
+COMPLAINTS: Sequence[Callable[[Run, Law], Complaint | None]] = (
+    too_few_stories,
+    wrong_size,
+    large_vocabulary,
+    large_step,
+    few_steps,
+    wrong_rate,
+    wrong_schedule,
+    wrong_window,
+    wrong_dropout,
+)
+
+
+# Complaints about what a finished run has logged --------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The evaluations of a run, in order."""
+
+    steps: Sequence[int]
+    train: Sequence[float]  # nats per token
+    val: Sequence[float]  # nats per token, of the better weights
+    bits: Sequence[float]  # bits per byte of val
+
+    @property
+    def lowest(self) -> int:
+        return min(range(len(self.val)), key=lambda i: self.val[i])
+
+
+def read_curve(path: Path) -> Curve | None:
+    """The evaluations in a log.csv; None where there is none."""
+    try:
+        text = read_whole(path).decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    rows = [row for row in csv.DictReader(text.splitlines()) if row.get("val_loss")]
+
+    def numbers(name: str) -> list[float]:
+        return [float(row[name]) for row in rows]
+
+    try:
+        steps = [int(row["step"]) for row in rows]
+        names = ("train_loss", "val_loss", "val_bits_per_byte")
+        return Curve(steps, *map(numbers, names))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: it has rows without numbers") from None
+
+
+def diverged(run: Run, law: Law, curve: Curve) -> Complaint | None:
+    last, best = curve.train[-1], min(curve.train)
+    start = math.log(run.stories.vocab_size)
+    if not (math.isnan(last) or last > 1.2 * best or (run.steps > 100 and last > 0.95 * start)):
+        return None
+    text = f"diverged: train loss {last:.2f} after {best:.2f}"
+    rate = "muon_learning_rate" if run.optimizer == "muon" else "learning_rate"
+    half = getattr(run.settings, rate) / 2
+    return Complaint(text, f"--{rate}={half:g}", 0.9, run.loss(law))
+
+
+def leak_suspected(run: Run, law: Law, curve: Curve) -> Complaint | None:
+    _, low, _, _ = run.expected(law)
+    bits = curve.bits[-1]
+    if not bits < 0.75 * low:
+        return None
+    text = f"validation {bits:.3f} is too good to be true"
+    change = "look for a leak: python evaluate.py --leak=True"
+    return Complaint(text, change, 0.95, run.loss(law))
+
+
+def overfitted(run: Run, law: Law, curve: Curve) -> Complaint | None:
+    best = curve.lowest
+    if not curve.val[-1] > 1.02 * curve.val[best]:
+        return None
+    text = f"validation rose from {curve.val[best]:.2f} (step {curve.steps[best]:,}) to "
+    text += f"{curve.val[-1]:.2f} nats, train fell to {curve.train[-1]:.2f}"
+    more = replace(run, stories=replace(run.stories, tokens=run.tokens))
+    return Complaint(text, "more stories", 1 - more.loss(law) / curve.bits[-1], more.loss(law))
+
+
+def wide_gap(run: Run, law: Law, curve: Curve) -> Complaint | None:
+    gap, size = 1 - curve.train[-1] / curve.val[-1], run.size[law.counts]
+    expected = law.train_gap(size, run.tokens, run.different)
+    if overfitted(run, law, curve) or gap < max(0.1, 2 * expected):
+        return None
+    more = replace(run, stories=replace(run.stories, tokens=run.tokens))
+    text = f"train {curve.train[-1]:.2f} is {100 * gap:.0f} % below validation {curve.val[-1]:.2f}"
+    return Complaint(text, "more stories, or fewer passes", gap / 2, more.loss(law))
+
+
+def still_falling(run: Run, law: Law, curve: Curve) -> Complaint | None:
+    if len(curve.val) < 3 or curve.lowest != len(curve.val) - 1:
+        return None
+    s = run.settings
+    constant = not s.decay_lr or s.min_lr > 0.3 * s.learning_rate
+    fall = 1 - curve.val[-1] / curve.val[-2]
+    pace = fall / max(1e-9, 1 - curve.steps[-2] / curve.steps[-1])
+    if not (constant and fall > 0.003) and pace < 0.6:
+        return None
+    longer = replace(run, steps=4 * run.steps)
+    text = f"still falling: {100 * fall:.1f} % since step {curve.steps[-2]:,}"
+    gain = 1 - longer.loss(law) / run.loss(law)
+    return Complaint(text, f"{longer.steps:,} steps", gain, longer.loss(law))
+
+
+def behind_the_law(run: Run, law: Law, curve: Curve) -> Complaint | None:
+    loss, _, high, _ = run.expected(law)
+    bits = min(curve.bits)
+    if not bits > 1.1 * high:
+        return None
+    text = f"lowest validation {bits:.3f} is {100 * (bits / loss - 1):.0f} % above the law"
+    gain = 1 - loss / bits
+    return Complaint(text, "see the rates, and python plan.py", gain, loss)
+
+
+FINISHED: Sequence[Callable[[Run, Law, Curve], Complaint | None]] = (
+    diverged,
+    leak_suspected,
+    overfitted,
+    wide_gap,
+    still_falling,
+    behind_the_law,
+)
+
+
+# What is printed ----------------------------------------------------------------------------
+
+
+def complaints(run: Run, law: Law, curve: Curve | None = None) -> list[Complaint]:
+    """Everything that is wrong, the worst first."""
+    found = [complain(run, law) for complain in COMPLAINTS]
+    if curve and curve.val:
+        found += [complain(run, law, curve) for complain in FINISHED]
+    return sorted(filter(None, found), key=lambda c: -c.gain)
+
+
+def report(name: str, run: Run, law: Law, curve: Curve | None = None) -> list[str]:
+    """At most LINES lines: what is trained, what to expect, and what is wrong."""
+    size, stories = run.size, run.stories
+    table = 1 - size["block_parameters"] / size["parameters"]
+    loss, low, high, extrapolated = run.expected(law)
+    density = stories.bytes_per_token
+    gap = law.train_gap(size[law.counts], run.tokens, run.different)
+    val = nats(loss, density)
+    known = f"{run.passes:.2g} passes" if stories.tokens else "of unknown stories"
+    lines = [
+        f"{name}: {size['parameters'] / 1e6:.3g}M parameters, {100 * table:.0f} % a table of "
+        f"{stories.vocab_size:,} ids",
+        f"{run.steps:,} steps x {run.step:,} tokens = {short_count(run.tokens)}, {known}; "
+        f"{run.tokens / size['parameters']:.2g} tokens per parameter",
+        f"nats per token: {math.log(stories.vocab_size):.2f} at the start; at the end "
+        f"{val * (1 - gap):.2f} train, {val:.2f} validation",
+        f"bits per byte: {loss:.3f} [{low:.3f}-{high:.3f}]" + ", extrapolated" * extrapolated,
+    ]
+    if curve and curve.val:
+        lines[-1] += f"; measured: {curve.bits[-1]:.3f}"
+    found = complaints(run, law, curve)
+    own = f"{run.arch}, {run.optimizer}"
+    if own != "qwen3, muon":
+        modern = replace(run, arch="qwen3", optimizer="muon").loss(law)
+        lines.append(f"with --arch=qwen3 --optimizer=muon: {modern:.3f}")
+    for number, complaint in enumerate(found[: LINES - len(lines)], 1):
+        lines.append(f"{number}. {complaint.line()}")
+    if not found:
+        lines.append("nothing is wrong with it")
+    return lines
+
+
+def grave_line(run: Run, law: Law, curve: Curve) -> str | None:
+    """The worst complaint about a finished run, where it is grave."""
+    found = complaints(run, law, curve)
+    if not found or found[0].gain < GRAVE:
+        return None
+    return f"{found[0].line()} (python plan.py --check={run.settings.out_dir})"[: 2 * SCREEN]
