@@ -1,10 +1,10 @@
 """How large a model for so many minutes; or what is wrong with a run.
 
-    python plan.py --minutes=60                         on TinyStories
-    python plan.py --minutes=10 --dataset=mine_bpe4096  on a prepared dataset
-    python plan.py --minutes=3 --source=storybook       on a source of prepare.py
-    python plan.py --check=config/mine.py --n_layer=8   before an hour is spent
-    python plan.py --check=out/mine                     a run that exists
+    python plan.py --minutes=60                        on TinyStories
+    python plan.py --minutes=10 --dataset=mine_bpe4096 on a prepared dataset
+    python plan.py --minutes=3 --source=storybook      on prepare.py's source
+    python plan.py --check=config/mine.py --n_layer=8  before training
+    python plan.py --check=out/mine                    a run that exists
 
 It trains a few steps of three models to see how fast the machine is, asks the
 scaling law of docs/scaling.md for the best model, prints it and what to expect
@@ -44,6 +44,7 @@ class Settings(RangedSettings):
     dataset: Name | None = None  # folder in data/
     source: Name | None = None  # stories of prepare.py; None: tinystories
     output: Name | None = None  # None: config/planned_60min.py, by the minutes
+    seconds: Positive = 15.0  # of measuring this machine, about
     # What to check
     check: Name | None = None  # a config file of train.py, or a run folder
     stories: Count | None = None  # as if the dataset had so many
@@ -66,12 +67,20 @@ class Settings(RangedSettings):
         raise UserError(f"cannot read {argument!r}; to check it: --check={shlex.quote(argument)}")
 
 
+def parse_plan(argv: list[str]) -> Settings:
+    """The settings of a plan, in which no other files are named."""
+    for word in normalize(argv, Settings):
+        if not word.startswith("--"):
+            Settings.bare_argument(word)
+    return parse(Settings, argv).settings
+
+
 if {"--help", "-h", "--version"} & set(sys.argv) or __name__ != "__main__":
     configure(Settings)  # answers before the slow imports
 else:
     reopen_streams()
     if not any(word.startswith("--check") for word in sys.argv):
-        start(parse, Settings, sys.argv[1:])
+        start(parse_plan, sys.argv[1:])
 
 import bench
 import prepare
@@ -87,7 +96,6 @@ from tinystories.terminal import command_text, progress, wrapped
 OWN = {field.name for field in fields(Settings)} - {field.name for field in fields(train.Settings)}
 AllSettings = type("AllSettings", (Settings, train.Settings), {})
 VOCABULARY = {"storybook": 1024}  # trained ids by source; others 4,096
-PROBE_SECONDS, PROBE_STEPS = 3.0, 3  # of each shape, at least
 MEMORY_SHARE = 0.7  # of the machine's, for training
 
 
@@ -137,20 +145,8 @@ def estimate(wanted: prepare.Settings, law: Law) -> Stories:
 def read_stories(name: str, law: Law) -> Stories:
     """What a prepared dataset holds; raises UserError if it is missing or damaged."""
     data = dataset.open_dataset(name, block_size=1)
-    meta = data.meta or {"settings": {}, "splits": {"train": {"stories": 0, "bytes": 0}}}
-    train_split, source = meta["splits"]["train"], str(meta["settings"].get("source", ""))
-    density = train_split["bytes"] / len(data.train) or law.bytes_per_token
-    command = prepare_command(meta["settings"] | {"dataset": name}) if data.meta else ""
-    text = source if source in law.texts else ""
-    return Stories(
-        name,
-        command,
-        text,
-        len(data.train),
-        train_split["stories"],
-        data.tokenizer.vocab_size,
-        density,
-    )
+    command = prepare_command(data.meta["settings"] | {"dataset": name}) if data.meta else ""
+    return replace(advice.stories_in(data, law, command), dataset=name)
 
 
 def prepare_command(settings: dict) -> str:
@@ -205,26 +201,28 @@ def probe(
     settings.arch, settings.optimizer, settings.story_mask = "qwen3", "muon", True
     settings.device, settings.dtype, settings.compile = s.device, s.dtype, s.compile
     idle = bench.peak_memory(hardware.device)
-    seconds = probe_settings(settings, stories, hardware)
+    seconds = probe_settings(settings, stories, hardware, s.seconds / 4)
     size = planning.size_of(n_layer, n_embd, stories.vocab_size, block_size)
     flops = float(size["flops_per_token"] * tokens)
     peak = bench.peak_memory(hardware.device)
     return Probe(n_layer, n_embd, block_size, tokens, flops, seconds, peak, idle)
 
 
-def probe_settings(settings: Any, stories: Stories, hardware: device.Hardware) -> float:
+def probe_settings(
+    settings: Any, stories: Stories, hardware: device.Hardware, seconds: float
+) -> float:
     """Seconds per step of one micro-batch with settings of train.py, on random ids."""
     settings.vocab_size = stories.vocab_size
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         with device.out_of_memory("this model does not fit into this machine's memory"):
-            return time_steps(bench.set_up(settings, Path(folder)), hardware)
+            return time_steps(bench.set_up(settings, Path(folder)), hardware, seconds)
 
 
-def time_steps(r: train.Run, hardware: device.Hardware) -> float:
-    """The median time of a step, after a warm-up."""
+def time_steps(r: train.Run, hardware: device.Hardware, seconds: float) -> float:
+    """The median time of a step within so many seconds, after a warm-up."""
     bench.timed(hardware.device, train.train_step, r, 1e-3)
     times: list[float] = []
-    while len(times) < PROBE_STEPS or sum(times) < PROBE_SECONDS:
+    while sum(times) < seconds:
         times.append(bench.timed(hardware.device, train.train_step, r, 1e-3))
     return sorted(times)[len(times) // 2]
 
@@ -256,7 +254,7 @@ def main(s: Settings) -> None:
             table.append(planning.choose(law, stories, probes, minutes, limit))
     print(plantext.screen(plan, table, stories, law, device.describe_machine(hardware)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, plantext.config_text(plan, stories, law, path).encode())
+    atomic_write(path, plantext.config_text(plan, stories, path).encode())
     ready = dataset.dataset_folder(stories.dataset).is_dir()
     print("\n" + wrapped(f"written: {short_path(path)}; train with"))
     if not ready and stories.prepare:
@@ -277,23 +275,15 @@ def output_path(s: Settings) -> Path:
 # The check ----------------------------------------------------------------------------------
 
 
-def parse_command_line(argv: list[str]) -> tuple[Settings, list[str]]:
-    """plan.py's own settings, and with --check the words that are train.py's."""
-    own, others = [], []
-    checking = any(word.startswith("--check") for word in argv)
-    for word in normalize(argv, AllSettings):
-        name = word.removeprefix("--").partition("=")[0]
-        (own if name in OWN or not checking else others).append(word)
-    return parse(Settings, own).settings, others
-
-
 def command(argv: list[str]) -> None:
-    s, others = parse_command_line(argv)
-    if s.check is None:
-        return main(s)
+    if not any(word.startswith("--check") for word in argv):
+        return main(parse_plan(argv))
+    words = normalize(argv, AllSettings)
+    own = [word for word in words if word.removeprefix("--").partition("=")[0] in OWN]
+    s = parse(Settings, own).settings
     if s.source or s.output:
         raise UserError("source and output are for a plan, not for --check")
-    print("\n".join(check(s, others, read_law())))
+    print("\n".join(check(s, [word for word in words if word not in own], read_law())))
 
 
 def check(s: Settings, others: list[str], law: Law) -> list[str]:
@@ -316,7 +306,7 @@ def check(s: Settings, others: list[str], law: Law) -> list[str]:
     stories = stories_of(training.dataset, docs, s.stories, law)
     steps = curve.steps[-1] if curve and curve.steps else training.max_iters
     if training.max_minutes and not (curve and curve.steps):
-        steps = min(steps, steps_in(training, stories))
+        steps = min(steps, steps_in(training, stories, s.seconds))
     return advice.report(s.check, advice.run_of(training, stories, steps), law, curve)
 
 
@@ -340,14 +330,14 @@ def stories_of(name: str, docs: list[str], count: int | None, law: Law) -> Stori
     return found
 
 
-def steps_in(training: train.Settings, stories: Stories) -> int:
+def steps_in(training: train.Settings, stories: Stories, seconds: float) -> int:
     """How many steps max_minutes allows on this machine, by a probe."""
     hardware = device.select_hardware(training.device, training.dtype)
     left_out = ("dataset", "gradient_accumulation_steps", "init_from", "ema")
     settings = {name: v for name, v in vars(training).items() if name not in left_out}
     with progress(None, "measuring its speed", "models"):
-        seconds = probe_settings(SimpleNamespace(**settings), stories, hardware)
-    step = seconds * training.gradient_accumulation_steps
+        step = probe_settings(SimpleNamespace(**settings), stories, hardware, seconds)
+    step *= training.gradient_accumulation_steps
     return max(1, int(60 * (training.max_minutes or 0) / step))
 
 

@@ -32,9 +32,10 @@ COMMANDS = (  # {at} has stories.txt, the dataset d, and the runs a, b and tale
     "--n_head=2,3 --max_iters=3",
     "bench.py --what=train --vocab_size=300 --n_layer=1 --n_head=2 --n_embd=32 "
     "--block_size=16 --batch_size=2 --repeats=1 --output={at}/bench.json",
+    "plan.py --check={at}/a",
     *(
         f"{name}.py --help"
-        for name in "prepare train sample evaluate explore sweep bench compose".split()
+        for name in "prepare train sample evaluate explore sweep bench compose plan".split()
     ),
 )
 

@@ -4,6 +4,7 @@ Every complaint is a function in COMPLAINTS or FINISHED. Losses are in bits per 
 law.py; a change of shape or vocabulary is compared at equal compute, so it costs no more time.
 """
 
+import contextlib
 import csv
 import math
 from collections.abc import Callable, Sequence
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from configurator import UserError
+from tinystories.dataset import Dataset
 from tinystories.files import read_whole
-from tinystories.law import Law
+from tinystories.law import Law, read_law
 from tinystories.planning import (
+    RECIPE,
     WIDTHS,
     Stories,
     expect,
@@ -24,7 +27,7 @@ from tinystories.planning import (
     size_of,
     step_of,
 )
-from tinystories.terminal import SCREEN, counted, short_count
+from tinystories.terminal import counted, short_count, wrapped
 
 LINES = 10  # at most
 WORTH = 0.05  # part of the loss that a change must gain
@@ -87,10 +90,10 @@ class Complaint:
     text: str
     change: str
     gain: float  # part of the loss, for the order
-    loss: float | None  # None: not known
+    loss: float
 
     def line(self) -> str:
-        return f"{self.text}; {self.change}" + (f": {self.loss:.3f}" if self.loss else "")
+        return f"{self.text} -> {self.change}: {self.loss:.3f}"
 
 
 def run_of(s: Any, stories: Stories, steps: int) -> Run:
@@ -98,6 +101,21 @@ def run_of(s: Any, stories: Stories, steps: int) -> Run:
     step = s.batch_size * s.gradient_accumulation_steps * s.block_size
     shape = (s.n_layer, s.n_embd, s.n_head, s.arch, s.optimizer, s.block_size)
     return Run(*shape, step, steps, stories, s)
+
+
+def stories_in(data: Dataset, law: Law, prepare: str = "") -> Stories:
+    """What a dataset has to train on; `prepare` is the command that makes it."""
+    train = data.meta["splits"]["train"] if data.meta else {"stories": 0, "bytes": 0}
+    source = str(data.meta["settings"].get("source", "")) if data.meta else ""
+    return Stories(
+        dataset=data.folder.name,
+        prepare=prepare,
+        text=source if source in law.texts else "",
+        tokens=len(data.train),
+        stories=train["stories"],
+        vocab_size=data.tokenizer.vocab_size,
+        bytes_per_token=train["bytes"] / len(data.train) or law.bytes_per_token,
+    )
 
 
 def nats(bits: float, bytes_per_token: float) -> float:
@@ -122,7 +140,7 @@ def too_few_stories(run: Run, law: Law) -> Complaint | None:
     count = f"{run.stories.stories:,} stories" if run.stories.stories else "its stories"
     needed = run.tokens / run.stories.story_tokens
     text = f"{run.passes:.0f} passes over {count}"
-    change = f"{short_count(needed)} stories, each seen once"
+    change = f"{short_count(needed)} stories, each once"
     return gained(run, law, replace(run, stories=more), text, change)
 
 
@@ -132,11 +150,9 @@ def wrong_size(run: Run, law: Law) -> Complaint | None:
 
     best = min(map(sized, WIDTHS), key=lambda new: new.loss(law) if new.steps else math.inf)
     size, new = run.size["parameters"], best.size["parameters"]
-    ratio = run.different / size
-    text = f"{short_count(size)} parameters, {ratio:.2g} different tokens for each"
-    if new > size:
-        text = f"{short_count(size)} parameters are few for {short_count(run.tokens)} tokens"
-    shape = f"--n_layer={best.n_layer} --n_embd={best.n_embd} --n_head={best.n_head}"
+    few = "few" if new > size else "many"
+    text = f"{short_count(size)} parameters are {few} for {short_count(run.tokens)} tokens"
+    shape = f"{best.n_layer} layers of {best.n_embd}"
     return gained(run, law, best, text, f"{shape}, {best.steps:,} steps")
 
 
@@ -151,8 +167,8 @@ def large_vocabulary(run: Run, law: Law) -> Complaint | None:
         tokens=round(tokens),
     )
     share = 1 - run.size["block_parameters"] / run.size["parameters"]
-    text = f"{100 * share:.0f} % of the parameters are a table of {run.stories.vocab_size:,} ids"
-    change = f"a BPE of {VOCABULARY:,} in the same time"
+    text = f"{run.stories.vocab_size:,} ids are {100 * share:.0f} % of the parameters"
+    change = f"a BPE of {VOCABULARY:,}"
     return gained(run, law, run.changed(stories=stories), text, change)
 
 
@@ -187,9 +203,9 @@ def wrong_rate(run: Run, law: Law) -> Complaint | None:
     ratio = used / best
     if 1 / 4.5 < ratio < 4.5:
         return None
-    text = f"{name} {used:g} is {'high' if ratio > 1 else 'low'} for a width of {run.n_embd}"
-    gain = min(0.5, 0.05 * abs(math.log(ratio)))
-    return Complaint(text, f"--{name}={best:g} for the loss above", gain, None)
+    text = f"the rate {used:g} is {'high' if ratio > 1 else 'low'} at width {run.n_embd}"
+    gain = min(0.5, 0.05 * abs(math.log(ratio)))  # not measured; for the order only
+    return Complaint(text, f"--{name}={best:g}", gain, run.loss(law))
 
 
 def wrong_schedule(run: Run, law: Law) -> Complaint | None:
@@ -197,13 +213,15 @@ def wrong_schedule(run: Run, law: Law) -> Complaint | None:
     if s.warmup_iters > max(20, 0.2 * run.steps):
         warmup = max(5, run.steps // 50)
         text = f"{s.warmup_iters:,} of {run.steps:,} steps are warmup"
-        return Complaint(text, f"--warmup_iters={warmup}", gain, None)
+        return Complaint(text, f"--warmup_iters={warmup}", gain, run.loss(law))
     last = s.lr_decay_iters if s.lr_decay_iters is not None else s.max_iters
     if not s.decay_lr or s.min_lr > 0.3 * s.learning_rate:
-        return Complaint("the rate does not decay", "--decay_lr=True --min_lr=0", gain, None)
+        return Complaint(
+            "the rate does not decay", "--decay_lr=True --min_lr=0", gain, run.loss(law)
+        )
     if s.max_minutes is None and not 0.7 * run.steps <= last <= 1.4 * run.steps:
         text = f"the rate decays until step {last:,}, the run ends at {run.steps:,}"
-        return Complaint(text, "leave lr_decay_iters out", gain, None)
+        return Complaint(text, "leave lr_decay_iters out", gain, run.loss(law))
     return None
 
 
@@ -212,21 +230,23 @@ def wrong_window(run: Run, law: Law) -> Complaint | None:
     if run.block_size > 4 * length:
         text = f"windows of {run.block_size:,} tokens, stories of {length:.0f}"
         wanted = max(64, 2 ** math.ceil(math.log2(length)))
-        return Complaint(text, f"--block_size={wanted}", 0.05, None)
+        return Complaint(text, f"--block_size={wanted}", 0.05, run.loss(law))
     if run.block_size < length / 4 and run.tokens > 2e7:
         text = f"windows of {run.block_size:,} tokens see little of stories of {length:.0f}"
         wanted = 2 ** math.ceil(math.log2(length))
-        return Complaint(text, f"--block_size={wanted}", 0.06, None)
+        return Complaint(text, f"--block_size={wanted}", 0.06, run.loss(law))
     return None
 
 
 def wrong_dropout(run: Run, law: Law) -> Complaint | None:
     dropout = run.settings.dropout
-    if dropout > 0.05 and run.passes < 2:
+    if dropout > 0.05 and run.passes < 2 and run.stories.tokens:
         text = f"dropout {dropout:g}, though tokens are seen {run.passes:.2g} times"
-        return Complaint(text, "--dropout=0", 0.1, None)
+        return Complaint(text, "--dropout=0", 0.1, run.loss(law))
     if dropout == 0 and run.settings.ema == 0 and run.passes > 8:
-        return Complaint(f"{run.passes:.0f} passes without averaging", "--ema=1", 0.06, None)
+        return Complaint(
+            f"{run.passes:.0f} passes without averaging", "--ema=1", 0.06, run.loss(law)
+        )
     return None
 
 
@@ -292,11 +312,11 @@ def diverged(run: Run, law: Law, curve: Curve) -> Complaint | None:
 
 def leak_suspected(run: Run, law: Law, curve: Curve) -> Complaint | None:
     _, low, _, _ = run.expected(law)
-    bits = curve.bits[-1]
-    if not bits < 0.75 * low:
+    bits, few = curve.bits[-1], run.tokens < law.fitted["tokens"][0]
+    if few or not bits < 0.75 * low:
         return None
-    text = f"validation {bits:.3f} is too good to be true"
-    change = "look for a leak: python evaluate.py --leak=True"
+    text = f"validation {bits:.3f} is too good: a leak?"
+    change = "evaluate.py --leak=True"
     return Complaint(text, change, 0.95, run.loss(law))
 
 
@@ -304,8 +324,8 @@ def overfitted(run: Run, law: Law, curve: Curve) -> Complaint | None:
     best = curve.lowest
     if not curve.val[-1] > 1.02 * curve.val[best]:
         return None
-    text = f"validation rose from {curve.val[best]:.2f} (step {curve.steps[best]:,}) to "
-    text += f"{curve.val[-1]:.2f} nats, train fell to {curve.train[-1]:.2f}"
+    text = f"overfits: validation rose from {curve.val[best]:.2f} at step "
+    text += f"{curve.steps[best]:,} to {curve.val[-1]:.2f}"
     more = replace(run, stories=replace(run.stories, tokens=run.tokens))
     return Complaint(text, "more stories", 1 - more.loss(law) / curve.bits[-1], more.loss(law))
 
@@ -316,8 +336,8 @@ def wide_gap(run: Run, law: Law, curve: Curve) -> Complaint | None:
     if overfitted(run, law, curve) or gap < max(0.1, 2 * expected):
         return None
     more = replace(run, stories=replace(run.stories, tokens=run.tokens))
-    text = f"train {curve.train[-1]:.2f} is {100 * gap:.0f} % below validation {curve.val[-1]:.2f}"
-    return Complaint(text, "more stories, or fewer passes", gap / 2, more.loss(law))
+    text = f"train is {100 * gap:.0f} % below validation, not {100 * expected:.0f} %"
+    return Complaint(text, "more stories", gap / 2, more.loss(law))
 
 
 def still_falling(run: Run, law: Law, curve: Curve) -> Complaint | None:
@@ -342,7 +362,7 @@ def behind_the_law(run: Run, law: Law, curve: Curve) -> Complaint | None:
         return None
     text = f"lowest validation {bits:.3f} is {100 * (bits / loss - 1):.0f} % above the law"
     gain = 1 - loss / bits
-    return Complaint(text, "see the rates, and python plan.py", gain, loss)
+    return Complaint(text, "look at the rates; python plan.py", gain, loss)
 
 
 FINISHED: Sequence[Callable[[Run, Law, Curve], Complaint | None]] = (
@@ -376,31 +396,38 @@ def report(name: str, run: Run, law: Law, curve: Curve | None = None) -> list[st
     val = nats(loss, density)
     known = f"{run.passes:.2g} passes" if stories.tokens else "of unknown stories"
     lines = [
-        f"{name}: {size['parameters'] / 1e6:.3g}M parameters, {100 * table:.0f} % a table of "
+        f"{name}: {short_count(size['parameters'])} parameters, {100 * table:.0f} % for "
         f"{stories.vocab_size:,} ids",
-        f"{run.steps:,} steps x {run.step:,} tokens = {short_count(run.tokens)}, {known}; "
-        f"{run.tokens / size['parameters']:.2g} tokens per parameter",
-        f"nats per token: {math.log(stories.vocab_size):.2f} at the start; at the end "
-        f"{val * (1 - gap):.2f} train, {val:.2f} validation",
+        f"{run.steps:,} steps of {run.step:,} tokens: {short_count(run.tokens)}, {known}, "
+        f"{run.tokens / size['parameters']:.2g} per parameter",
+        f"nats per token: {math.log(stories.vocab_size):.2f} at the start; at the end train "
+        f"{val * (1 - gap):.2f}, validation {val:.2f}",
         f"bits per byte: {loss:.3f} [{low:.3f}-{high:.3f}]" + ", extrapolated" * extrapolated,
     ]
     if curve and curve.val:
-        lines[-1] += f"; measured: {curve.bits[-1]:.3f}"
-    found = complaints(run, law, curve)
-    own = f"{run.arch}, {run.optimizer}"
-    if own != "qwen3, muon":
+        lines[-1] += f"; measured {curve.bits[-1]:.3f}"
+    if f"{run.arch}, {run.optimizer}" != RECIPE:
         modern = replace(run, arch="qwen3", optimizer="muon").loss(law)
-        lines.append(f"with --arch=qwen3 --optimizer=muon: {modern:.3f}")
-    for number, complaint in enumerate(found[: LINES - len(lines)], 1):
-        lines.append(f"{number}. {complaint.line()}")
-    if not found:
-        lines.append("nothing is wrong with it")
-    return lines
-
-
-def grave_line(run: Run, law: Law, curve: Curve) -> str | None:
-    """The worst complaint about a finished run, where it is grave."""
+        lines.append(f"   (--arch=qwen3 --optimizer=muon: {modern:.3f})")
     found = complaints(run, law, curve)
-    if not found or found[0].gain < GRAVE:
-        return None
-    return f"{found[0].line()} (python plan.py --check={run.settings.out_dir})"[: 2 * SCREEN]
+    numbered = [f"{number}. {c.line()}" for number, c in enumerate(found, 1)]
+    lines += numbered or ["nothing is wrong with it"]
+    return [line for long in lines for line in wrapped(long, "   ").splitlines()][:LINES]
+
+
+def last_line(s: Any, data: Dataset, steps: int, folder: Path) -> str:
+    """The worst complaint about a finished run that began with random weights, where it is grave.
+
+    Args:
+        s: train.py's Settings.
+        folder: of the run.
+    """
+    with contextlib.suppress(UserError, FileNotFoundError):  # advice is no reason to fail
+        law, curve = read_law(), read_curve(folder / "log.csv")
+        if not curve or not steps or curve.val[0] < 0.8 * math.log(data.tokenizer.vocab_size):
+            return ""
+        found = complaints(run_of(s, stories_in(data, law), steps), law, curve)
+        if found and found[0].gain >= GRAVE:
+            check = f"python plan.py --check={s.out_dir}"
+            return "\n" + wrapped(f"advice: {found[0].line()} bits per byte; more: {check}")
+    return ""

@@ -1,11 +1,13 @@
 """The scaling law: the validation loss that a model of a size reaches with so many tokens.
 
-    bits per byte = E + A / N^alpha + B / D'^beta       (Hoffmann et al. 2022, section 3.3)
-    D' = U + U·R·(1 - exp(-(D/U - 1) / R))              (Muennighoff et al. 2023, section 3)
+    bits per byte = E + A / N'^alpha + B / D'^beta        (Hoffmann et al. 2022, section 3.3)
+    D' = U + U·R·(1 - exp(-(D/U - 1) / R))                (Muennighoff et al. 2023, section 3)
+    N' = M + M·S·(1 - exp(-(N/M - 1) / S))                (the same, for excess parameters)
 
-N are parameters, D tokens of training, U the different ones among them: R is the number of passes
-after which repeated tokens hardly add anything. docs/scaling.json has the coefficients, which
-scaling.py fits to docs/scaling.csv; docs/scaling.md is about both.
+N are parameters, D tokens of training, U the different ones among them, M the parameters that suit
+U fresh tokens, or N where those are fewer. R says after how many passes repeated tokens hardly add
+anything, S how much larger than M a model gains from it. docs/scaling.json has the coefficients,
+which scaling.py fits to docs/scaling.csv; docs/scaling.md is about both.
 """
 
 import math
@@ -19,7 +21,8 @@ from configurator import ROOT
 from tinystories.files import read_json
 
 RESULT = ROOT / "docs/scaling.json"
-COEFFICIENTS = ("E", "A", "alpha", "B", "beta", "R")
+COEFFICIENTS = ("E", "A", "alpha", "B", "beta", "R", "S")
+NO_LIMIT = 1e9  # S where excess parameters count like others
 ADVICE = "python -m tinystories.scaling writes it"
 
 
@@ -30,25 +33,30 @@ def predict(coefficients: np.ndarray, parameters, tokens, different_tokens) -> n
         coefficients: those of COEFFICIENTS on the last axis.
         different_tokens: how many tokens there are to train on.
     """
-    E, A, alpha, B, beta, R = np.moveaxis(np.asarray(coefficients, dtype=float), -1, 0)
-    worth = effective_tokens(R, tokens, different_tokens)
-    return E + A * np.asarray(parameters, float) ** -alpha + B * worth**-beta
+    E, A, alpha, B, beta, R, S = np.moveaxis(np.asarray(coefficients, dtype=float), -1, 0)
+    N, D = np.asarray(parameters, float), np.asarray(tokens, float)
+    U = np.minimum(D, different_tokens)
+    M = np.minimum(N, suiting_parameters(A, alpha, B, beta, U))
+    return E + A * saturating(N, M, S) ** -alpha + B * saturating(D, U, R) ** -beta
 
 
-def effective_tokens(R, tokens, different_tokens) -> np.ndarray:
-    """How many fresh tokens are worth as much as these, some of which are repeated."""
-    tokens = np.asarray(tokens, float)
-    different = np.minimum(tokens, different_tokens)
-    repeats = tokens / different - 1
-    return different * (1 + R * -np.expm1(-repeats / R))
+def saturating(amount: np.ndarray, enough: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """What an amount is worth if all beyond `enough` of it adds less and less."""
+    excess = amount / enough - 1
+    return enough * (1 + limit * -np.expm1(-excess / limit))
+
+
+def suiting_parameters(A, alpha, B, beta, tokens) -> np.ndarray:
+    """The size for so many fresh tokens at which both terms gain equally from more compute."""
+    return (alpha * A / (beta * B) * tokens**beta) ** (1 / alpha)
 
 
 @dataclass(frozen=True)
 class Law:
     """What docs/scaling.json has. Losses are of the recipe, text and vocabulary of its runs."""
 
-    coefficients: np.ndarray  # (6,)
-    resamples: np.ndarray  # (K, 6): fits of resampled runs
+    coefficients: np.ndarray  # (7,)
+    resamples: np.ndarray  # (K, 7): fits of resampled runs
     scatter: float  # standard deviation of log losses around the law
     counts: str  # parameters, or block_parameters: which of them N are
     fitted: Mapping[str, Sequence[float]]  # lowest and highest value among the runs, by name
@@ -77,11 +85,6 @@ class Law:
         below = math.hypot(max(0.0, middle - low), own)
         above = math.hypot(max(0.0, high - middle), own)
         return math.exp(middle - below), math.exp(middle + above)
-
-    def best_parameters(self, tokens: float) -> float:
-        """The size that suits so many fresh tokens: both terms gain equally from compute."""
-        _, A, alpha, B, beta, _ = self.coefficients
-        return float((alpha * A / (beta * B) * tokens**beta) ** (1 / alpha))
 
     def step_efficiency(self, tokens: float, tokens_per_step: float) -> float:
         """What a token is worth at a step of this size, 1 at that of the law's runs.

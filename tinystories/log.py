@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import secrets
 import textwrap
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from configurator import UserError
 from model import GPT
+from tinystories.advice import last_line
 from tinystories.dataset import Dataset, WindowSampler
 from tinystories.device import Hardware
 from tinystories.optim import Optimizer
@@ -79,6 +81,7 @@ class RunLog:
     """
 
     trackers: Trackers | None = None  # which get the rows of log.csv, too
+    vocab_size: int | None = None  # of a model that begins with random weights
 
     def __init__(
         self, folder: Path, sizes: dict[str, int] | None = None, parts: Iterable[str] = ("",)
@@ -139,7 +142,11 @@ class RunLog:
         self._record(row)
         self._append("samples.txt", f"--- step {row['step']} ---\n{story}\n\n")
         margin = {"initial_indent": MARGIN, "subsequent_indent": MARGIN}
-        lines = textwrap.indent(evaluation_line(row), MARGIN).splitlines()
+        line = evaluation_line(row)
+        if not row["step"] and self.vocab_size:
+            line += f"\nexpected before training: ln {self.vocab_size:,} = "
+            line += f"{math.log(self.vocab_size):.4f}"
+        lines = textwrap.indent(line, MARGIN).splitlines()
         if row["step"]:  # before the first step it is noise
             lines += textwrap.wrap(story, 79, max_lines=8, **margin)
         self.lines += len(lines)
@@ -193,6 +200,7 @@ def open_log(s, state, data: Dataset, saved: dict | None) -> RunLog:
     log = RunLog(folder, sizes, data.val_parts)
     log.trackers = Trackers(open_trackers(s, folder, state.wandb_id), folder / "log.csv", state)
     log.last_line = (state.windows, state.seconds)
+    log.vocab_size = None if saved else data.tokenizer.vocab_size
     return log
 
 
@@ -245,13 +253,14 @@ def evaluation_line(row: dict) -> str:
     return line
 
 
-def closing_lines(s, state, seconds: float) -> str:
-    """What a finished run made, where, how good it is, and the next command.
+def closing_lines(r, seconds: float) -> str:
+    """What a finished run made, where, how good it is, the next command, and perhaps advice.
 
     Args:
-        s, state: train.py's Settings and TrainState.
+        r: train.py's Run.
         seconds: since the command began.
     """
+    s, state = r.settings, r.state
     steps, tokens = counted(state.step, "step"), short_count(state.windows * s.block_size)
     average = " (averaged weights)" if state.best_is_average else ""
     return (
@@ -259,4 +268,4 @@ def closing_lines(s, state, seconds: float) -> str:
         f"of training\nlowest val loss: {state.best_val:.4f} after step {state.best_step:,}"
         f"{average}, in {s.out_dir}/best.pt\ncurves: {s.out_dir}/loss.png\n"
         f"generate stories: python sample.py --out_dir={s.out_dir}"
-    )
+    ) + (last_line(s, r.data, state.step, r.log.folder) if r.log else "")

@@ -12,10 +12,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from configurator import UserError
-from model import GPT, GPTConfig
+from model import GPTConfig
 from tinystories.law import Law
 
 WIDTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
@@ -108,15 +107,17 @@ def size_of(
     n_head: int | None = None,
     arch: Any = "qwen3",
 ) -> dict[str, int]:
-    """Parameters, those inside blocks, and training FLOPs per token of a shape."""
-    heads = n_head or heads_of(n_embd)
-    config = GPTConfig(vocab_size, block_size, n_layer, heads, n_embd, arch=arch)
-    with torch.device("meta"):  # without memory
-        model = GPT(config)
+    """Parameters, those inside blocks, and training FLOPs per token of a shape, as in model.py."""
+    c = GPTConfig(vocab_size, block_size, n_layer, n_head or heads_of(n_embd), n_embd, arch=arch)
+    channels, head = c.n_head * c.head_width, c.head_width
+    matrices = 4 * n_embd * channels + (2 if arch == "gpt2" else 3) * n_embd * c.mlp_width
+    vectors = 2 * n_embd + (0 if arch == "gpt2" else 2 * head)  # norms, of queries and keys too
+    blocks = n_layer * (matrices + vectors)
+    parameters = blocks + n_embd * (c.padded_vocab_size + 1)
     return {
-        "parameters": model.count_parameters(),
-        "block_parameters": sum(p.numel() for p in model.h.parameters()),
-        "flops_per_token": model.flops_per_token(),
+        "parameters": parameters,
+        "block_parameters": blocks,
+        "flops_per_token": 6 * parameters + 12 * n_layer * channels * block_size,
     }
 
 
@@ -196,10 +197,15 @@ def step_of(law: Law, tokens: float) -> int:
 
 
 def rates_of(law: Law, n_embd: int, tokens_per_step: int) -> tuple[float, float]:
-    """Muon's and AdamW's rate: measured by width; larger steps take the fourth root more."""
-    factor = (tokens_per_step / law.tokens_per_step) ** 0.25
+    """Muon's and AdamW's rate: those measured at the width, or between two widths.
+
+    Not measured here: Muon's grows with the fourth root of the step, and beyond the largest width
+    AdamW's falls in proportion to it (Yang et al. 2022).
+    """
     muon, adamw = law.best_rates(n_embd)
-    return float(f"{muon * factor:.2g}"), float(f"{adamw * factor:.2g}")
+    muon *= (tokens_per_step / law.tokens_per_step) ** 0.25
+    adamw *= min(1.0, max(row["n_embd"] for row in law.rates) / n_embd)
+    return float(f"{muon:.2g}"), float(f"{adamw:.2g}")
 
 
 def choose(
@@ -291,7 +297,12 @@ def expected_loss(
 ) -> float:
     """Expected bits per byte of a run."""
     place = in_law(law, stories, size, tokens, tokens_per_step, recipe)
-    return level_of(law, stories) * float(law.loss(*place))
+    return min(level_of(law, stories) * float(law.loss(*place)), start_loss(stories))
+
+
+def start_loss(stories: Stories) -> float:
+    """Bits per byte before training: the logarithm of the vocabulary, per token."""
+    return math.log2(stories.vocab_size) / stories.bytes_per_token
 
 
 def expect(
@@ -304,10 +315,12 @@ def expect(
 ) -> tuple[float, float, float, bool]:
     """Expected bits per byte of a run, the ends of its interval, and whether it is extrapolated."""
     place = in_law(law, stories, size, tokens, tokens_per_step, recipe)
-    level, (low, high) = level_of(law, stories), law.interval(*place)
+    level, most = level_of(law, stories), start_loss(stories)
+    loss, low, high = (
+        min(level * float(x), most) for x in (law.loss(*place), *law.interval(*place))
+    )
     seen = tokens * stories.bytes_per_token / law.bytes_per_token
-    outside = law.is_outside(size[law.counts], seen)
-    return level * float(law.loss(*place)), level * low, level * high, outside
+    return loss, low, high, law.is_outside(size[law.counts], seen)
 
 
 def in_law(
@@ -323,6 +336,7 @@ def in_law(
     Tokens are counted as those of the law's vocabulary that hold as many bytes. What a step or a
     recipe makes a token worth scales what is seen and what there is alike, so passes stay passes.
     """
+    tokens = max(1.0, tokens)  # none at all have a loss, too
     scale = stories.bytes_per_token / law.bytes_per_token
     scale *= law.step_efficiency(tokens * scale, tokens_per_step) * law.recipes[recipe]
     return size[law.counts], tokens * scale, (stories.tokens or math.inf) * scale

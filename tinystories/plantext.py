@@ -90,7 +90,7 @@ def ema_of(plan: Plan) -> float:
     return 0.5 if plan.passes >= 3 else 0.0
 
 
-def config_text(plan: Plan, stories: Stories, law: Law, path: Path) -> str:
+def config_text(plan: Plan, stories: Stories, path: Path) -> str:
     """The config file of a plan."""
     tokens = f"{short_count(plan.tokens)} tokens of training"
     interval = max(10, 10 * round(plan.steps / 150))

@@ -62,11 +62,13 @@ def plot_budgets(runs: dict, law: Law, path: Path) -> None:
             axes.plot(x, y, color=color, linewidth=1.2)
             label = f"{compute:.1e} FLOPs"
             axes.plot(sizes[mask], runs["val_bits_per_byte"][mask], "o", color=color, label=label)
-            axes.plot(x[y.argmin()], y.min(), "D", color=color, markersize=9, fillstyle="none")
+            if 0 < y.argmin() < len(y) - 1:  # else the best size is beyond those that were run
+                axes.plot(x[y.argmin()], y.min(), "D", color=color, markersize=9, fillstyle="none")
         name = "parameters" if law.counts == "parameters" else "parameters inside blocks"
         axes.set(title="Equal compute, different sizes", xlabel=name, ylabel=BITS)
         log_scale(axes.xaxis, x[0], x[-1], max_labels=6)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
 
 
 def per_token(runs: dict, law: Law, sizes: np.ndarray) -> np.ndarray:
@@ -74,49 +76,47 @@ def per_token(runs: dict, law: Law, sizes: np.ndarray) -> np.ndarray:
     order = np.argsort(runs[law.counts])
     known = np.log(runs[law.counts][order])
     flops = np.log((compute_of(runs) / runs["tokens"])[order])
-    slope = np.polyfit(known, flops, 2)
-    return np.exp(np.polyval(slope, np.log(sizes)))
+    curve = np.polyfit(known, flops, min(2, len(np.unique(known)) - 1))
+    return np.exp(np.polyval(curve, np.log(sizes)))
 
 
 def plot_frontier(runs: dict, law: Law, published: Sequence[dict], path: Path) -> None:
     """Loss against compute: the runs, the law's best sizes, and published runs beyond it."""
     compute = compute_of(runs)
-    sizes = np.geomspace(runs[law.counts].min() / 4, 1e9, 300)
+    sizes = np.geomspace(runs[law.counts].min(), 1e9, 300)
     flops = np.maximum(per_token(runs, law, np.minimum(sizes, runs[law.counts].max())), 6 * sizes)
-    most = max([1.5 * compute.max()] + [6 * p["parameters"] * p["tokens"] for p in published])
-    x = np.geomspace(compute.min() / 2, 1.5 * most, 200)
-    with saved_figure(path, height=6.0) as figure:
+    places = [6 * p["parameters"] * p["tokens"] for p in published]
+    x = np.geomspace(compute.min(), 2 * max([compute.max(), *places]), 60)
+    tokens = x[:, None] / flops
+    with saved_figure(path, height=6.4) as figure:
         axes = figure.add_subplot()
-        axes.plot(compute, runs["val_bits_per_byte"], "o", color=BLUE, markersize=4, label="runs")
-        tokens = x[:, None] / flops
-        frontier = law.loss(sizes, tokens, np.inf).min(1)
-        bounds = np.array([bound(law, sizes, row) for row in tokens[::10]])
-        axes.plot(x, frontier, color=INK, label="the law's best size")
-        axes.fill_between(x[::10], *bounds.T, color=INK, alpha=0.12, linewidth=0)
         axes.axvspan(compute.max(), x[-1], color="#f4f4f4", zorder=0)
-        axes.text(compute.max() * 1.2, axes.get_ylim()[1], "extrapolated", va="top", color=INK)
-        for place in published:
-            mark_published(axes, law, place)
-        axes.set(title="Loss over compute", xlabel="training FLOPs", ylabel=BITS)
-        axes.set_xscale("log")
-        axes.set_ylim(0, None)
-        axes.legend(loc="lower left")
+        axes.plot(compute, runs["val_bits_per_byte"], "o", color=BLUE, markersize=4, label="runs")
+        frontier = law.loss(sizes, tokens, np.inf)
+        axes.plot(x, frontier.min(1), color=INK, label="the law, best size, endless stories")
+        bounds = [
+            law.interval(float(sizes[best]), float(row[best]), np.inf)
+            for row, best in zip(tokens, frontier.argmin(1), strict=True)
+        ]
+        axes.fill_between(x, *np.array(bounds).T, color=INK, alpha=0.12, linewidth=0)
+        here = law.loss(sizes, tokens, runs["train_tokens"].max()).min(1)
+        axes.plot(x, here, "--", color=INK, label="... with the stories of the runs")
+        for number, place in enumerate(published, 1):
+            mark_published(axes, law, place, number)
+        axes.set(title="Loss over compute (gray: extrapolated)", ylabel=BITS)
+        axes.set(xlabel="training FLOPs (log scale)", xscale="log", ylim=(0, None))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
+        axes.legend(fontsize=9, loc="upper right")
 
 
-def bound(law: Law, sizes: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """The law's interval at the best of some sizes."""
-    best = int(law.loss(sizes, tokens, np.inf).argmin())
-    return law.interval(float(sizes[best]), float(tokens[best]), float(tokens[best]))
-
-
-def mark_published(axes: Axes, law: Law, place: dict) -> None:
+def mark_published(axes: Axes, law: Law, place: dict, number: int) -> None:
     """A published run, and how far it is from what the law says of its size and tokens."""
     x, y = 6 * place["parameters"] * place["tokens"], place["bits_per_byte"]
     expected = float(law.loss(place[law.counts], place["tokens"], place["different_tokens"]))
-    axes.plot(x, y, "s", color=VERMILLION)
-    text = f"{short_name(place['name'], 34)} ({y / expected - 1:+.0%})"
-    style = {"fontsize": 8, "color": INK, "ha": "right", "va": "center"}
-    axes.annotate(text, (x, y), (-7, 0), textcoords="offset points", **style)
+    text = f"{number} {short_name(place['name'], 40)}: {y / expected - 1:+.0%} from the law"
+    axes.plot(x, y, "s", color=VERMILLION, label=text)
+    style = {"fontsize": 9, "color": INK, "ha": "center", "va": "bottom"}
+    axes.annotate(str(number), (x, y), (0, 4), textcoords="offset points", **style)
 
 
 def plot_passes(runs: dict, law: Law, path: Path) -> None:
@@ -138,5 +138,5 @@ def plot_passes(runs: dict, law: Law, path: Path) -> None:
             axes.plot(x, y, "o", color=color, label=label)
         title = f"Repeated stories, {short_count(size)} {law.counts.replace('_', ' ')}"
         axes.set(title=title, xlabel="passes", ylabel=BITS)
-        log_scale(axes.xaxis, *axes.get_xlim(), max_labels=6)
+        log_scale(axes.xaxis, runs["passes"][same].min() / 1.3, 25, max_labels=8)
         axes.legend()
