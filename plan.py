@@ -86,6 +86,7 @@ import bench
 import prepare
 import train
 from tinystories import advice, dataset, device, planning, plantext, run, tokenizer
+from tinystories.curve import read_curve
 from tinystories.files import atomic_write, short_path
 from tinystories.law import Law, read_law
 from tinystories.planning import Probe, Stories
@@ -302,7 +303,7 @@ def check(s: Settings, others: list[str], law: Law) -> list[str]:
             raise UserError(f"check={s.check} is no config file (.py) and no run folder")
         words = [f"--{name}={value}" for name, value in run.read_config(folder).items()]
         training = parse(train.Settings, [*words, *others]).settings
-        curve = advice.read_curve(folder / "log.csv")
+        curve = read_curve(folder / "log.csv")
     stories = stories_of(training.dataset, docs, s.stories, law)
     steps = curve.steps[-1] if curve and curve.steps else training.max_iters
     if training.max_minutes and not (curve and curve.steps):

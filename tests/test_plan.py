@@ -118,9 +118,17 @@ def test_a_planned_config_trains(dataset, tmp_path):
     run = tmp_path / "run"
     options = [config, f"--out_dir={run}", "--max_iters=2", "--eval_tokens=500", "--batch_size=2"]
     forked("train.py", *options, "--full_eval=False")
-    checked = forked("plan.py", f"--check={run}").stdout.splitlines()
-    assert 4 <= len(checked) <= 10
-    assert "2 steps" in checked[1]
+    checked = forked("plan.py", f"--check={run}").stdout
+    assert 4 <= checked.count("\n") <= 10
+    assert "\n2 steps of " in checked
+
+
+@pytest.mark.slow
+def test_training_says_what_to_expect_and_what_is_wrong(printed_run):
+    folder, printed = printed_run
+    assert f"expected before training: ln 300 = {math.log(300):.4f}" in printed
+    advice = printed.partition("advice: ")[2]
+    assert f"--check={folder}" in advice.replace("\n  ", " ")
 
 
 @pytest.mark.slow
@@ -131,7 +139,7 @@ def test_the_runs_of_the_first_users_are_explained():
     assert "1. 91 passes over 4,000 stories" in first
     second = forked("plan.py", "--check=config/tinystories_30m.py").stdout
     assert "29.9M parameters, 65 % for 50,257 ids" in second
-    assert "--arch=qwen3 --optimizer=muon" in second
+    assert "planned, this compute gives" in second
 
 
 # Mistakes -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ law.py; a change of shape or vocabulary is compared at equal compute, so it cost
 """
 
 import contextlib
-import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from configurator import UserError
+from tinystories.curve import Curve, read_curve
 from tinystories.dataset import Dataset
-from tinystories.files import read_whole
 from tinystories.law import Law, read_law
 from tinystories.planning import (
-    RECIPE,
+    MOST_PER_TOKEN,
     WIDTHS,
     Stories,
     expect,
@@ -127,10 +126,34 @@ def nats(bits: float, bytes_per_token: float) -> float:
 
 
 def gained(run: Run, law: Law, new: Run, text: str, change: str) -> Complaint | None:
-    """A complaint where the changed run is better by WORTH."""
-    old, loss = run.loss(law), new.loss(law)
+    """A complaint where the changed run is better by WORTH, clearly so if extrapolated."""
+    (old, _, _, outside), loss = run.expected(law), new.loss(law)
     gain = 1 - loss / old
-    return Complaint(text, change, gain, loss) if gain >= WORTH else None
+    return Complaint(text, change, gain, loss) if gain >= WORTH * (3 if outside else 1) else None
+
+
+def sized(run: Run, law: Law) -> Run:
+    """The run with the size that its compute suits best."""
+
+    def changed(width: int) -> Run:
+        return run.changed(n_embd=width, n_layer=layers_of(width), n_head=heads_of(width))
+
+    return min(map(changed, WIDTHS), key=lambda new: new.loss(law))
+
+
+def with_vocabulary(stories: Stories, law: Law) -> Stories:
+    """The same stories in a trained vocabulary of VOCABULARY ids."""
+    tokens = round(stories.tokens * stories.bytes_per_token / law.bytes_per_token)
+    changes = {"vocab_size": VOCABULARY, "bytes_per_token": law.bytes_per_token}
+    return replace(stories, tokens=tokens, **changes)
+
+
+def planned(run: Run, law: Law) -> Run:
+    """What plan.py would make of a run's stories and compute."""
+    stories = with_vocabulary(run.stories, law)
+    new = run.changed(arch="qwen3", optimizer="muon", stories=stories)
+    new = new.changed(step=step_of(law, new.tokens))
+    return sized(new, law)
 
 
 def too_few_stories(run: Run, law: Law) -> Complaint | None:
@@ -145,10 +168,7 @@ def too_few_stories(run: Run, law: Law) -> Complaint | None:
 
 
 def wrong_size(run: Run, law: Law) -> Complaint | None:
-    def sized(width: int) -> Run:
-        return run.changed(n_embd=width, n_layer=layers_of(width), n_head=heads_of(width))
-
-    best = min(map(sized, WIDTHS), key=lambda new: new.loss(law) if new.steps else math.inf)
+    best = sized(run, law)
     size, new = run.size["parameters"], best.size["parameters"]
     few = "few" if new > size else "many"
     text = f"{short_count(size)} parameters are {few} for {short_count(run.tokens)} tokens"
@@ -156,20 +176,24 @@ def wrong_size(run: Run, law: Law) -> Complaint | None:
     return gained(run, law, best, text, f"{shape}, {best.steps:,} steps")
 
 
+def memorizes(run: Run, law: Law) -> Complaint | None:
+    per_token = run.size["parameters"] / run.different
+    if run.passes < 2 or per_token < 4 * MOST_PER_TOKEN:
+        return None
+    best = sized(run, law)
+    size, tokens = short_count(run.size["parameters"]), short_count(run.different)
+    text = f"{size} parameters memorize {tokens} different tokens"
+    gain = max(0.1, 1 - best.loss(law) / run.loss(law))
+    return Complaint(text, f"{best.n_layer} layers of {best.n_embd}", gain, best.loss(law))
+
+
 def large_vocabulary(run: Run, law: Law) -> Complaint | None:
     if run.stories.vocab_size <= 2 * VOCABULARY:
         return None
-    tokens = run.stories.tokens * run.stories.bytes_per_token / law.bytes_per_token
-    stories = replace(
-        run.stories,
-        vocab_size=VOCABULARY,
-        bytes_per_token=law.bytes_per_token,
-        tokens=round(tokens),
-    )
+    new = run.changed(stories=with_vocabulary(run.stories, law))
     share = 1 - run.size["block_parameters"] / run.size["parameters"]
     text = f"{run.stories.vocab_size:,} ids are {100 * share:.0f} % of the parameters"
-    change = f"a BPE of {VOCABULARY:,}"
-    return gained(run, law, run.changed(stories=stories), text, change)
+    return gained(run, law, new, text, f"a BPE of {VOCABULARY:,}")
 
 
 def large_step(run: Run, law: Law) -> Complaint | None:
@@ -252,6 +276,7 @@ def wrong_dropout(run: Run, law: Law) -> Complaint | None:
 
 COMPLAINTS: Sequence[Callable[[Run, Law], Complaint | None]] = (
     too_few_stories,
+    memorizes,
     wrong_size,
     large_vocabulary,
     large_step,
@@ -264,39 +289,6 @@ COMPLAINTS: Sequence[Callable[[Run, Law], Complaint | None]] = (
 
 
 # Complaints about what a finished run has logged --------------------------------------------
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The evaluations of a run, in order."""
-
-    steps: Sequence[int]
-    train: Sequence[float]  # nats per token
-    val: Sequence[float]  # nats per token, of the better weights
-    bits: Sequence[float]  # bits per byte of val
-
-    @property
-    def lowest(self) -> int:
-        return min(range(len(self.val)), key=lambda i: self.val[i])
-
-
-def read_curve(path: Path) -> Curve | None:
-    """The evaluations in a log.csv; None where there is none."""
-    try:
-        text = read_whole(path).decode(errors="replace")
-    except FileNotFoundError:
-        return None
-    rows = [row for row in csv.DictReader(text.splitlines()) if row.get("val_loss")]
-
-    def numbers(name: str) -> list[float]:
-        return [float(row[name]) for row in rows]
-
-    try:
-        steps = [int(row["step"]) for row in rows]
-        names = ("train_loss", "val_loss", "val_bits_per_byte")
-        return Curve(steps, *map(numbers, names))
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: it has rows without numbers") from None
 
 
 def diverged(run: Run, law: Law, curve: Curve) -> Complaint | None:
@@ -331,7 +323,7 @@ def overfitted(run: Run, law: Law, curve: Curve) -> Complaint | None:
 
 
 def wide_gap(run: Run, law: Law, curve: Curve) -> Complaint | None:
-    gap, size = 1 - curve.train[-1] / curve.val[-1], run.size[law.counts]
+    gap, size = 1 - curve.train[-1] / curve.val[-1], run.size["parameters"]
     expected = law.train_gap(size, run.tokens, run.different)
     if overfitted(run, law, curve) or gap < max(0.1, 2 * expected):
         return None
@@ -392,7 +384,7 @@ def report(name: str, run: Run, law: Law, curve: Curve | None = None) -> list[st
     table = 1 - size["block_parameters"] / size["parameters"]
     loss, low, high, extrapolated = run.expected(law)
     density = stories.bytes_per_token
-    gap = law.train_gap(size[law.counts], run.tokens, run.different)
+    gap = law.train_gap(size["parameters"], run.tokens, run.different)
     val = nats(loss, density)
     known = f"{run.passes:.2g} passes" if stories.tokens else "of unknown stories"
     lines = [
@@ -406,9 +398,10 @@ def report(name: str, run: Run, law: Law, curve: Curve | None = None) -> list[st
     ]
     if curve and curve.val:
         lines[-1] += f"; measured {curve.bits[-1]:.3f}"
-    if f"{run.arch}, {run.optimizer}" != RECIPE:
-        modern = replace(run, arch="qwen3", optimizer="muon").loss(law)
-        lines.append(f"   (--arch=qwen3 --optimizer=muon: {modern:.3f})")
+    best = planned(run, law)
+    if (other := best.loss(law)) < (1 - WORTH) * loss:
+        shape = f"{best.n_layer} layers of {best.n_embd}, {best.stories.vocab_size:,} ids"
+        lines.append(f"planned, this compute gives {other:.3f}: qwen3, muon, {shape}")
     found = complaints(run, law, curve)
     numbered = [f"{number}. {c.line()}" for number, c in enumerate(found, 1)]
     lines += numbered or ["nothing is wrong with it"]

@@ -66,6 +66,7 @@ class Law:
     recipes: Mapping[str, float]  # tokens of the law's recipe that one of another is worth
     rates: Sequence[Mapping[str, float]]  # measured best rates, by n_embd
     bytes_per_token: float
+    vocab_size: int
     block_size: int
     tokens_per_step: int
     texts: Mapping[str, Mapping[str, float]]  # stories and bytes of published sources

@@ -22,6 +22,7 @@ SMALLEST, LARGEST = 1024, 524_288  # tokens per step
 FEWEST_STEPS = 50
 RECIPE = "qwen3, muon"  # of the law's runs
 LONG_RUN, LONGER_RUN = 8e6, 2e8  # tokens from which windows of 256 and 512 are taken
+MOST_PER_TOKEN = 2  # parameters per different token that a loss gains from; not measured here
 OVERHEAD = 16  # bytes per parameter: weights, gradients, the optimizer's two states in float32
 VALUES = 24  # numbers kept for the backward pass, per layer, channel and token
 
@@ -192,7 +193,7 @@ def window_of(tokens: float, story_tokens: float) -> int:
 
 def step_of(law: Law, tokens: float) -> int:
     """The smallest step worth taking: an eighth of the one that halves a token's worth."""
-    exponent = round(math.log2(law.critical_step(tokens) / 8))
+    exponent = round(math.log2(law.critical_step(max(1.0, tokens)) / 8))
     return min(LARGEST, max(SMALLEST, 2**exponent))
 
 
@@ -320,7 +321,7 @@ def expect(
         min(level * float(x), most) for x in (law.loss(*place), *law.interval(*place))
     )
     seen = tokens * stories.bytes_per_token / law.bytes_per_token
-    return loss, low, high, law.is_outside(size[law.counts], seen)
+    return loss, low, high, law.is_outside(place[0], seen)
 
 
 def in_law(
@@ -339,7 +340,20 @@ def in_law(
     tokens = max(1.0, tokens)  # none at all have a loss, too
     scale = stories.bytes_per_token / law.bytes_per_token
     scale *= law.step_efficiency(tokens * scale, tokens_per_step) * law.recipes[recipe]
-    return size[law.counts], tokens * scale, (stories.tokens or math.inf) * scale
+    return size_in_law(law, stories, size), tokens * scale, (stories.tokens or math.inf) * scale
+
+
+def size_in_law(law: Law, stories: Stories, size: dict[str, int]) -> float:
+    """The parameters that the law counts.
+
+    Of the table of a larger vocabulary only so many rows count as the law's has: stories use few of
+    the others. Beyond MOST_PER_TOKEN of its different tokens a model only memorizes them.
+    """
+    counted = float(size["block_parameters"])
+    if law.counts == "parameters":
+        table = size["parameters"] - size["block_parameters"]
+        counted += table * min(1.0, law.vocab_size / stories.vocab_size)
+    return min(counted, MOST_PER_TOKEN * (stories.tokens or math.inf))
 
 
 def level_of(law: Law, stories: Stories) -> float:
