@@ -22,7 +22,7 @@ from configurator import ROOT, UserError, start
 from tinystories import scalingfigures
 from tinystories.files import atomic_write, write_json
 from tinystories.law import COEFFICIENTS, NO_LIMIT, RESULT, Law, predict, read_law, saturating
-from tinystories.planning import size_of
+from tinystories.planning import Stories, expect, size_of
 from tinystories.terminal import short_count
 
 RUNS, KNOWN = ROOT / "docs/scaling.csv", ROOT / "docs/scaling.toml"
@@ -316,10 +316,10 @@ def forecasts_table(law: Law, forecasts: Sequence[dict]) -> str:
     """What was forecast of runs that the law is not fitted to, and what came out."""
     rows = [["run", "settings", "forecast", "measured", "error"]]
     for f in forecasts:
-        size = size_of(f["n_layer"], f["n_embd"], 4096, f["block_size"])[law.counts]
-        tokens = f["steps"] * f["tokens_per_step"]
-        place = (size, tokens, f["different_tokens"])
-        now = [float(law.loss(*place)), *law.interval(*place)]
+        size = size_of(f["n_layer"], f["n_embd"], law.vocab_size, f["block_size"])
+        known = ("", "", "", f["different_tokens"], f["stories"], law.vocab_size)
+        stories, tokens = Stories(*known, law.bytes_per_token), f["steps"] * f["tokens_per_step"]
+        now = expect(law, stories, size, tokens, f["tokens_per_step"])[:3]
         loss, low, high = f.get("forecast", now)
         settings = f"{f['n_layer']} layers of {f['n_embd']}, window {f['block_size']}, "
         settings += f"{f['steps']:,} steps, {f['stories']:,} stories"
