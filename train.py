@@ -441,7 +441,7 @@ def train_run(s: Settings, overrides: dict, docs: list[str]) -> int:
     except RuntimeError as error:
         processes.raise_if_peer_failed(error)
         raise
-    print_rank0(log.closing_lines(s, r.state, time.perf_counter() - start_time))
+    print_rank0(log.closing_lines(r, time.perf_counter() - start_time))
     return 0
 
 

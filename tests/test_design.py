@@ -42,6 +42,10 @@ DOES_NOT_KNOW = {
     "tinystories.ranking": {"torch", "model", "optuna"},
     "tinystories.study": TRAINING | {"tinystories.stories"},
     "tinystories.sweepfigures": {"torch", "model", "optuna"},
+    "tinystories.law": {"torch", "model"},
+    "tinystories.planning": TRAINING | {"scipy", "tinystories.stories"},
+    "tinystories.advice": TRAINING | {"scipy", "tinystories.stories", "tinystories.run"},
+    "tinystories.scalingfigures": {"torch", "model"},
     "tinystories.storystats": {"torch", "model", "tinystories.tokenizer", "tinystories.dataset"},
     "tinystories.comparefigures": {"torch", "model", "tinystories.dataset"},
 }
@@ -105,7 +109,7 @@ def test_a_module_imports_no_command(name):
     assert not IMPORTS[name] & COMMANDS
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS - {"sweep", "bench"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS - {"sweep", "bench", "plan"}))
 def test_a_command_imports_no_other_command(name):
     assert not IMPORTS[name] & COMMANDS
 

@@ -58,5 +58,7 @@ def test_the_table_of_results_names_every_config():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text.partition("## Results")[2].partition("\n## ")[0]
     assert set(re.findall(r"config/\w+\.py", table)) == {
-        path.relative_to(ROOT).as_posix() for path in ROOT.glob("config/*.py")
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("config/*.py")
+        if not path.stem.startswith("planned_")  # by plan.py, for whoever runs it
     }

@@ -35,11 +35,12 @@ COMMANDS = (  # {at} has stories.txt, the datasets d and no_meta, and the runs a
     "--n_head=2,3 --max_iters=3",
     "bench.py --what=train --vocab_size=300 --n_layer=1 --n_head=2 --n_embd=32 "
     "--block_size=16 --batch_size=2 --repeats=1 --output={at}/bench.json",
+    "plan.py --check={at}/a",
     *(
         f"{name}.py --help"
         for name in (
-            "prepare train sample evaluate explore interpret sweep bench compose export".split()
-        )
+            "prepare train sample evaluate explore interpret sweep bench compose export plan"
+        ).split()
     ),
 )
 MISTAKES = (

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import secrets
 import textwrap
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from configurator import UserError
 from model import GPT
 from tinystories import kept
+from tinystories.advice import last_line
 from tinystories.dataset import Dataset, WindowSampler
 from tinystories.device import Hardware
 from tinystories.optim import Optimizer
@@ -83,6 +85,7 @@ class RunLog:
     """
 
     trackers: Trackers | None = None  # which get the rows of log.csv, too
+    vocab_size: int | None = None  # of a model that begins with random weights
 
     def __init__(
         self, folder: Path, sizes: dict[str, int] | None = None, parts: Iterable[str] = ("",)
@@ -143,7 +146,11 @@ class RunLog:
         self._record(row)
         self._append("samples.txt", f"--- step {row['step']} ---\n{story}\n\n")
         margin = {"initial_indent": MARGIN, "subsequent_indent": MARGIN}
-        lines = textwrap.indent(evaluation_line(row), MARGIN).splitlines()
+        line = evaluation_line(row)
+        if not row["step"] and self.vocab_size:
+            line += f"\nexpected before training: ln {self.vocab_size:,} = "
+            line += f"{math.log(self.vocab_size):.4f}"
+        lines = textwrap.indent(line, MARGIN).splitlines()
         if row["step"]:  # before the first step it is noise
             lines += textwrap.wrap(story, 79, max_lines=8, **margin)
         self.lines += len(lines)
@@ -198,6 +205,7 @@ def open_log(s, state, data: Dataset, saved: dict | None) -> RunLog:
     log = RunLog(folder, sizes, data.val_parts)
     log.trackers = Trackers(open_trackers(s, folder, state.wandb_id), folder / "log.csv", state)
     log.last_line = (state.windows, state.seconds)
+    log.vocab_size = None if saved else data.tokenizer.vocab_size
     return log
 
 
@@ -258,13 +266,14 @@ def stopped_lines(s, state) -> str:
     return f"stopped and saved after step {state.step}; resume with:\n{command}"
 
 
-def closing_lines(s, state, seconds: float) -> str:
-    """What a finished run made, where, how good it is, and the next command.
+def closing_lines(r, seconds: float) -> str:
+    """What a finished run made, where, how good it is, the next command, and perhaps advice.
 
     Args:
-        s, state: train.py's Settings and TrainState.
+        r: train.py's Run.
         seconds: since the command began.
     """
+    s, state = r.settings, r.state
     steps, tokens = counted(state.step, "step"), short_count(state.windows * s.block_size)
     average = " (averaged weights)" if state.best_is_average else ""
     return (
@@ -272,4 +281,4 @@ def closing_lines(s, state, seconds: float) -> str:
         f"of training\nlowest val loss: {state.best_val:.4f} after step {state.best_step:,}"
         f"{average}, in {s.out_dir}/best.pt\ncurves: {s.out_dir}/loss.png\n"
         f"generate stories:\n{command_text('python', 'sample.py', f'--out_dir={s.out_dir}')}"
-    )
+    ) + (last_line(s, r.data, state.step, r.log.folder) if r.log else "")
