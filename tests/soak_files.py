@@ -93,6 +93,16 @@ TARGETS = (
         "{run}/evaluation.json {run}/settings.json {run}/best.pt",
     ),
     Target("explore.py --dataset={data} --sample=9", "{data}/meta.json", weight=1),
+    Target(
+        "interpret.py --out_dir={run} --dataset={data} --stories=2 --parts=lens",
+        "{run}/best.pt {run}/settings.json {data}/meta.json {data}/val.bin",
+        weight=1,
+    ),
+    Target(
+        "plan.py --check={run} --dataset={data}",
+        "{run}/log.csv {run}/settings.json {data}/meta.json",
+        weight=1,
+    ),
     Target(f"prepare.py {SAME} --dataset={{data}}", "{data}/meta.json {data}/train.bin"),
     Target(f"{BENCH} --compare={{bench}} --output={{folder}}/new.json", "{bench}", weight=1),
     Target(

@@ -21,6 +21,8 @@ COMMANDS = {  # what each does where nothing else is asked for; {name} is as in 
     "evaluate.py": f"{' '.join(QUICK_EVALUATION)} --out_dir={{run}} --pairs={{pairs}} "
     "--plot={folder}/curves.png",
     "explore.py": "--dataset={data} --sample=9 --plot={folder}/page.png",
+    "interpret.py": "--out_dir={run} --dataset={data} --stories=2 --parts=lens",
+    "plan.py": "--minutes=1 --seconds=0.2 --dataset={data} --output={folder}/planned.py",
     "export.py": "--out_dir={run} --to=nanogpt --overwrite",
     "bench.py": "--what=sample --repeats=1 --n_layer=1 --n_head=1 --n_embd=16 --block_size=16 "
     "--vocab_size=257 --max_new_tokens=1 --device=cpu --output={folder}/bench.json",

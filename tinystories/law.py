@@ -128,15 +128,16 @@ def read_law(path: Path = RESULT) -> Law:
 
     def is_valid(value: dict) -> bool:
         shape = (len(value["resamples"]), len(COEFFICIENTS))
+        rows = [row.split() for row in value["resamples"]]
         return (
             value["format"] == 1
             and set(value["coefficients"]) == set(COEFFICIENTS)
-            and np.shape(np.array(value["resamples"], dtype=float)) == shape
+            and np.shape(np.array(rows, dtype=float)) == shape
             and value["counts"] in value["fitted"]
             and all(row["n_embd"] > 0 for row in value["rates"])
         )
 
     saved = read_json(path, is_valid, ADVICE)
     saved["coefficients"] = np.array([saved["coefficients"][name] for name in COEFFICIENTS])
-    saved["resamples"] = np.array(saved["resamples"])
+    saved["resamples"] = np.array([row.split() for row in saved["resamples"]], dtype=float)
     return Law(**{name: saved[name] for name in Law.__dataclass_fields__})

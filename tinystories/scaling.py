@@ -268,7 +268,7 @@ def write_law(law: Law, path: Path = RESULT) -> None:
     saved = {"format": 1} | vars(law)
     saved["coefficients"] = dict(zip(COEFFICIENTS, law.coefficients.tolist(), strict=True))
     # Four digits are more than the fits agree on.
-    saved["resamples"] = [[float(f"{v:.4g}") for v in row] for row in law.resamples]
+    saved["resamples"] = [" ".join(f"{v:.4g}" for v in row) for row in law.resamples]
     write_json(path, saved)
 
 
