@@ -1,7 +1,5 @@
 """The recipes of docs/interpret.md, where the libraries that they are about are installed."""
 
-import os
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ from tinystories.formats import hf
 from tinystories.formats.trained import TrainedModel
 from tinystories.tokenizer import STORY_PATTERN, Tokenizer
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 BYTES = Tokenizer("bpe", STORY_PATTERN, [bytes([byte]) for byte in range(256)])
 X = torch.tensor([[256, *BYTES.encode("Tom met a cat.")]])
 
@@ -34,7 +31,8 @@ def test_nnsight_takes_our_model_as_it_is(model):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_transformer_lens_opens_an_export_and_sees_the_same(model, tmp_path):
+def test_transformer_lens_opens_an_export_and_sees_the_same(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     bridges = pytest.importorskip(
         "transformer_lens.model_bridge", reason="transformer-lens is not installed"
     )

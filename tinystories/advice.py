@@ -26,7 +26,7 @@ from tinystories.planning import (
     size_of,
     step_of,
 )
-from tinystories.terminal import counted, short_count, wrapped
+from tinystories.terminal import command_text, counted, short_count, wrapped
 
 LINES = 10  # at most
 WORTH = 0.05  # part of the loss that a change must gain
@@ -421,6 +421,6 @@ def last_line(s: Any, data: Dataset, steps: int, folder: Path) -> str:
             return ""
         found = complaints(run_of(s, stories_in(data, law), steps), law, curve)
         if found and found[0].gain >= GRAVE:
-            check = f"python plan.py --check={s.out_dir}"
-            return "\n" + wrapped(f"advice: {found[0].line()} bits per byte; more: {check}")
+            said = wrapped(f"advice: {found[0].line()} bits per byte; more with:")
+            return f"\n{said}\n{command_text('python', 'plan.py', f'--check={s.out_dir}')}"
     return ""
