@@ -372,7 +372,7 @@ def test_sample_streams_a_published_model(published, capsys):
         sample.main(parse(sample.Settings, argv).settings)
         printed = capsys.readouterr()
         texts.append(printed.out)
-        assert "model.safetensors of hf:" in printed.err
+        assert "model.safetensors of hf:" in " ".join(printed.err.split())
     assert texts[0] == texts[1]
     assert texts[0].count("\nOnce") == 2
 

@@ -228,7 +228,7 @@ STORY = b"Once upon a time there was a fox. The end."
 def test_stories_go_to_standard_output_and_nothing_else_does(generate, reciter):
     out, notes = generate(reciter(STORY), "--num_samples=2")
     assert stories_in(out) == [STORY.decode()] * 2
-    assert "best.pt of " in notes
+    assert "best.pt of" in notes
 
 
 def test_a_story_starts_with_the_start_text(generate, reciter):
@@ -485,4 +485,4 @@ def test_the_best_weights_tell_unless_the_newest_are_asked_for(generate, reciter
     assert generate(folder, "--num_samples=1")[0] == "best\n"
     out, notes = generate(folder, "--num_samples=1", "--checkpoint=ckpt.pt")
     assert out == "newest\n"
-    assert "ckpt.pt of " in notes
+    assert "ckpt.pt of" in notes
