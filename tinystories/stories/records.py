@@ -6,7 +6,8 @@
 What a header asks for is true of its story: its words stand there as a verb, a noun and an
 adjective, its features are all that the story has, its summary is by the plot, and its sentence is
 one of the story's. Half of the stories have no dialogue and half of them no moral, since a model
-learns from the difference what these features mean.
+learns from the difference what these features mean; the others have dialogue from the beginning, as
+that is learned sooner.
 """
 
 import random

@@ -59,15 +59,20 @@ def with_traits(pool: tuple, traits: str, without: str) -> tuple:
     return tuple(item for item in pool if need <= item.traits and not never & item.traits)
 
 
+GREETINGS = ("What a {day}!", "It is such a {day}!", "I feel like a walk!", "Let us go outside!")
+
+
 class World:
     """Who is there, who holds what, who feels what, and the text so far.
 
     Args:
-        silent: nobody speaks.
+        silent: True: nobody speaks; False: somebody does from the beginning; None: perhaps.
         moral: whether the story says what somebody learned; None: perhaps a lesson, without that.
     """
 
-    def __init__(self, rng: random.Random, silent: bool = False, moral: bool | None = None) -> None:
+    def __init__(
+        self, rng: random.Random, silent: bool | None = None, moral: bool | None = None
+    ) -> None:
         self.plot = ""  # name of the plot's function
         self.random = rng.random
         self.animals = self.random() < 0.3  # a story about animals, or about children
@@ -368,9 +373,10 @@ class World:
     def _going_out(self, h: Person, friend: bool) -> None:
         """The hero comes to the place, alone or with a friend."""
         self.cast(going=self.pick(("went", "walked", "ran", "skipped")))
-        if self.random() < 0.15 and not self.silent:
+        if (self.random() < 0.15 and not self.silent) or self.silent is False:
             self.note("speak", h)
-            self.write(self.fill('"What a {day}!" said {who}.'), h)
+            line = "What a {day}!" if self.silent is None else self.pick(GREETINGS)
+            self.write(self.fill(f'"{line}" said {{who}}.'), h)
             self.cast(who=h)
             with_friend = " with {h.his} friend {f.full}" if friend else ""
             self.say("{who} {going} to {p}" + with_friend + ".")
