@@ -191,6 +191,12 @@ def test_features_differ_among_the_stories(many):
     assert 0.4 < silent / len(many) < 0.6
 
 
+def test_most_stories_with_dialogue_begin_with_it(many):
+    before = [record.story.partition('"')[0] for record in many if '"' in record.story]
+    early = sum(text.count(".") <= 3 for text in before)  # sentences before the first quote
+    assert early > 0.75 * len(before)
+
+
 def test_silent_stories_are_whole_too(many):
     for record in many:
         assert not re.search(r"[\[\]{}|<>_]|->|  ", record.prompt[:-9] + record.story), record

@@ -105,7 +105,10 @@ def test_a_saved_state_is_continued_with_the_settings_of_this_run():
         assert decays == ({0.3, 0.0} if name == "optimizer" else {0.3})
     assert second.parts["muon"].param_groups[0]["initial_lr"] == 0.05
     saved_again = (optimizer.state_dict() for optimizer in (first, second))
-    rates = [[g["lr"] for g in state["optimizer"]["param_groups"]] for state in saved_again]
+    rates = [
+        [group["lr"] for part in ("optimizer", "muon") for group in state[part]["param_groups"]]
+        for state in saved_again
+    ]
     assert rates[0] == rates[1]  # a run that resumes after its last step saves the same
     states = (part.state_dict()["state"] for part in (first.parts["muon"], second.parts["muon"]))
     for mine, loaded in zip(*(state.values() for state in states), strict=True):

@@ -76,7 +76,9 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(part, alpha=-rate)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over momentum, matched by shape and order: versions group matrices differently."""
+        """Take over the rate, and momentum by shape and order: versions group them differently."""
+        for group in self.param_groups:
+            group["lr"] = state_dict["param_groups"][0]["lr"]  # all groups have the same
         saved: dict[torch.Size, list[Tensor]] = {}
         for _, state in sorted(state_dict["state"].items()):  # none before the first step
             momentum = state["momentum_buffer"]
