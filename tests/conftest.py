@@ -46,6 +46,11 @@ def pytest_unconfigure(config):
             NEWEST.write_bytes(config.newest_run)
 
 
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One more than there are cores: much of a test's time is waiting for commands."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Tests that need a trained run are slow; the longest files go first, so that workers end
     at about the same time.
