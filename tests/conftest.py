@@ -46,6 +46,7 @@ def pytest_unconfigure(config):
             NEWEST.write_bytes(config.newest_run)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
     """One more than there are cores: much of a test's time is waiting for commands."""
     return (os.cpu_count() or 1) + 1
