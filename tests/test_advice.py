@@ -108,6 +108,12 @@ def test_a_fault_of_a_finished_run_is_found(complaint, run, losses):
     assert complaint in names(run, losses)
 
 
+@pytest.mark.parametrize("text", ["", "storybook"])
+def test_texts_whose_level_is_not_measured_are_not_behind(text):
+    other = made(replace(stories(), text=text))
+    assert "behind_the_law" not in names(other, curve(*(1.5 * x for x in FALLING)))
+
+
 STEPS = {  # of configs that max_minutes ends: docs/findings.md; of the GPU's, a guess
     "storybook_1m": 1606,
     "storybook_instruct_1m": 1500,

@@ -350,7 +350,8 @@ def still_falling(run: Run, law: Law, curve: Curve) -> Complaint | None:
 def behind_the_law(run: Run, law: Law, curve: Curve) -> Complaint | None:
     loss, _, high, _ = run.expected(law)
     bits = min(curve.bits)
-    if not bits > 1.1 * high:
+    # Of other texts the level of the law is estimated, or not known at all.
+    if not run.stories.text.startswith("tinystories") or not bits > 1.1 * high:
         return None
     text = f"lowest validation {bits:.3f} is {100 * (bits / loss - 1):.0f} % above the law"
     gain = 1 - loss / bits
