@@ -114,6 +114,13 @@ def test_texts_whose_level_is_not_measured_are_not_behind(text):
     assert "behind_the_law" not in names(other, curve(*(1.5 * x for x in FALLING)))
 
 
+@pytest.mark.parametrize(("text", "simpler"), [("tinystories", False), ("mine", True)])
+def test_a_text_whose_level_is_not_known_may_be_simpler(text, simpler):
+    other = made(replace(stories(), text=text))
+    [leak] = [c for c in advice.complaints(other, LAW, curve(8.3, 2.0, 0.2)) if "a leak?" in c.text]
+    assert ("a simpler text" in leak.text) == simpler
+
+
 STEPS = {  # of configs that max_minutes ends: docs/findings.md; of the GPU's, a guess
     "storybook_1m": 1606,
     "storybook_instruct_1m": 1500,
