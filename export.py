@@ -107,7 +107,8 @@ def evaluation_rows(folder: Path, checkpoint: str) -> Rows:
     path = folder / RESULT
     if not path.is_file():
         return {}
-    info = read_json(path, bool, "delete it and evaluate again").get("run", {})
+    stored = read_json(path, lambda v: type(v["run"]) is dict, "delete it and evaluate again")
+    info = stored["run"]
     if info.get("sha256") != sha256_of(find_checkpoint(folder, checkpoint)):
         return {}
     results, rows = read_results(path, info), {}

@@ -299,14 +299,14 @@ def print_summary(s: Settings, folder: Path, meta: dict) -> None:
         print(wrapped(f"  {part['source']}: {' and '.join(kept)}{times}"))
     for split in SPLITS:
         kept = sum(part[split].get("kept", meta["splits"][split]["stories"]) for part in parts)
-        print_cleaning(split, meta["cleaning"][split], kept)
+        print_cleaning(split, meta.get("cleaning", {}).get(split, {}), kept)
     if (folder / EXAMPLES).exists():
         print(f"{EXAMPLES} has near-duplicates to read, the least similar first")
 
 
 def print_cleaning(split: str, rules: dict[str, int], kept: int) -> None:
     """Print what cleaning dropped and repaired in a split, of which it kept so many stories."""
-    dropped = {rule: n for rule, n in rules.items() if RULES[rule].startswith("dropped")}
+    dropped = {rule: n for rule, n in rules.items() if RULES.get(rule, "").startswith("dropped")}
     total = sum(dropped.values())
     if dropped:
         print(f"dropped from {split}: {total:,} of {counted(total + kept, 'story', 'stories')}")
@@ -321,7 +321,7 @@ def print_cleaning(split: str, rules: dict[str, int], kept: int) -> None:
 def print_rules(counts: dict[str, int]) -> None:
     """A line for each rule."""
     for rule, count in counts.items():
-        print(f"{count:9,}  {RULES[rule].removeprefix('dropped').lstrip(', ')}")
+        print(f"{count:9,}  {RULES.get(rule, rule).removeprefix('dropped').lstrip(', ')}")
 
 
 def print_next(s: Settings) -> None:

@@ -1,5 +1,6 @@
 """What the tests share: the commands as real processes, and small datasets made by them."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -183,3 +184,17 @@ def reciter(tmp_path):
         return make_reciter(tmp_path / name, *texts, window=window)
 
     return make
+
+
+def damaged(value, replacements: list):
+    """The JSON value with each of its parts in turn missing or replaced."""
+    if isinstance(value, dict):
+        for name in value:
+            yield {key: item for key, item in value.items() if key != name}
+            for item in damaged(value[name], replacements):
+                yield value | {name: item}
+    elif isinstance(value, list):
+        for i in range(len(value)):
+            for item in damaged(value[i], replacements):
+                yield [*value[:i], item, *value[i + 1 :]]
+    yield from copy.deepcopy(replacements)

@@ -1,5 +1,6 @@
 """Mistakes that users make: each ends in one line that says what to do, and changes nothing."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,13 +9,14 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL, command, complaint, contents, forked, sign
+from conftest import SMALL, command, complaint, contents, damaged, forked, sign
 
 import prepare
 import sample
 import train
 from configurator import UserError, parse
 from tinystories import run as run_module
+from tinystories.dataset import read_meta
 from tinystories.run import load_checkpoint
 
 
@@ -145,6 +147,19 @@ def test_a_damaged_manifest_is_named(copied, training, text):
     meta = json.loads((copied / "meta.json").read_text()) | {"cleaning": {"train": 7, "val": {}}}
     (copied / "meta.json").write_text(text if text is not None else json.dumps(meta))
     assert f"{copied / 'meta.json'} is damaged or not of this version" in training(copied)
+
+
+def test_a_manifest_that_is_damaged_anywhere_is_refused_or_shown(copied, capsys):
+    path, shown = copied / "meta.json", 0
+    meta = json.loads(path.read_text())
+    odd = [None, "x", [1], {"a": []}, -1, 0, float("nan"), 10**400]
+    versions = [*damaged({name: meta[name] for name in meta.keys() - {"files"}}, odd)]
+    for version in versions:
+        path.write_text(json.dumps(version))
+        with contextlib.suppress(UserError):
+            prepare.print_summary(prepare.Settings(), copied, read_meta(copied))
+            shown += 1
+    assert 0 < shown < len(versions) / 2
 
 
 @pytest.mark.parametrize("key", ["splits", "tokenizer", "format", "settings"])
@@ -339,6 +354,14 @@ def test_weights_alone_cannot_be_resumed(trained):
 def test_a_damaged_config_of_the_run_is_named(trained):
     (trained / "settings.json").write_text("{")
     assert resumed(trained).startswith(f"{trained / 'settings.json'} is damaged")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_changes(trained):
+    (trained / "vocabulary.json").unlink()
+    (trained / "vocabulary.json").mkdir()
+    before = contents(trained)
+    assert "vocabulary.json is a folder, where a file belongs" in resumed(trained)
+    assert contents(trained) == before
 
 
 def test_a_wrong_value_in_the_config_of_the_run_is_named(trained):

@@ -1,7 +1,6 @@
 """What evaluate.py says of models whose numbers are known."""
 
 import contextlib
-import copy
 import csv
 import io
 import json
@@ -13,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from conftest import command, complaint, make_reciter
+from conftest import command, complaint, damaged, make_reciter
 
 import evaluate
 from configurator import UserError, parse
@@ -401,20 +400,6 @@ def test_results_of_earlier_versions_are_measured_again(cat, result, table):
     write_json(cat / "evaluation.json", old)
     table(f"--out_dir={cat}")
     assert result_in(cat) == result
-
-
-def damaged(value, replacements: list):
-    """The JSON value with each of its parts in turn missing or replaced."""
-    if isinstance(value, dict):
-        for name in value:
-            yield {key: item for key, item in value.items() if key != name}
-            for item in damaged(value[name], replacements):
-                yield value | {name: item}
-    elif isinstance(value, list):
-        for i in range(len(value)):
-            for item in damaged(value[i], replacements):
-                yield [*value[:i], item, *value[i + 1 :]]
-    yield from copy.deepcopy(replacements)
 
 
 def test_a_damaged_result_is_never_used(cat, result):

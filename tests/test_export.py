@@ -2,7 +2,11 @@
 
 import shutil
 
+import pytest
 from conftest import SMALL, command, complaint, contents, forked
+
+import export
+from configurator import UserError
 
 
 def test_without_a_format_it_writes_three_and_twice_the_same_bytes(run, tmp_path):
@@ -35,3 +39,10 @@ def test_formats_that_are_not_there(run):
         "export.py", run, "--to=html,onnx"
     )
     assert "--to=TEXT" in command("export.py", "--help").stdout
+
+
+@pytest.mark.parametrize("text", ["{}", '{"run": 0}', "[]"])
+def test_a_damaged_evaluation_is_named(tmp_path, text):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(UserError, match="evaluate again"):
+        export.evaluation_rows(tmp_path, "best.pt")

@@ -358,6 +358,7 @@ def test_the_evaluation_has_a_part_for_them(told, run, tmp_path):
     )
     assert re.search(r"words, of \d+ +\S+ % \[\d+-\d+\] +100 %", done.stdout)
     assert "The same for the headers of other stories" in done.stdout
+    assert re.search(r"\n  after another's header +\d\.\d{4}\n", done.stdout)
     result = json.loads((ours / "evaluation.json").read_text("utf-8"))["instruct"]
     assert {"words", "Dialogue", "MoralValue", "own summary"} <= result["asked"].keys()
     real = result["validation_stories"]["asked"]
@@ -369,6 +370,15 @@ def test_the_evaluation_has_a_part_for_them(told, run, tmp_path):
     assert json.loads(lines[0])["header"].endswith("Story:\n\n")
     again = forked("evaluate.py", f"--out_dir={ours}", "--what=instruct", *settings)
     assert "from evaluation.json" in again.stderr
+    # The stories alone, as another part of the evaluation reads them.
+    alone = tmp_path / "alone.jsonl"
+    records = map(parse, stories_in(told / "data", "val"))
+    alone.write_text("".join(json.dumps({"story": r.story}) + "\n" for r in records))
+    forked("evaluate.py", f"--out_dir={ours}", "--what=loss", f"--val_source={alone}", *settings)
+    loss = json.loads((ours / "evaluation.json").read_text("utf-8"))["loss"]["per_story"]
+    bits = result["bits_per_byte"]
+    assert bits["after no header"] == pytest.approx(loss["bits_per_byte"], abs=1e-6)
+    assert len(set(bits.values())) == 3
 
 
 def pairs(folder):

@@ -52,6 +52,14 @@ def test_a_log_of_an_earlier_version_keeps_its_columns(tmp_path):
     assert (tmp_path / "log.csv").read_text() == "step,val_loss\n1,5.5\n"
 
 
+def test_a_damaged_log_goes_on(tmp_path):
+    rows = b"step,val_loss\n\xff\xd1\n"
+    (tmp_path / "log.csv").write_bytes(rows)
+    sizes = {"log.csv": len(rows), "samples.txt": 0}
+    RunLog(tmp_path, sizes).evaluation(EVALUATION, "Once")
+    assert (tmp_path / "log.csv").read_bytes() == rows + b"1,5.5\n"
+
+
 def test_the_header_comes_back_before_it_has_scrolled_off(tmp_path, capsys):
     log, hardware = RunLog(tmp_path), select_hardware("cpu", "float32")
     model = GPT(GPTConfig(vocab_size=300, block_size=8, n_layer=1, n_head=1, n_embd=8))

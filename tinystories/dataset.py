@@ -94,19 +94,22 @@ def read_meta(folder: Path) -> dict | None:
     """The metadata in meta.json, None where there is none; raises UserError if it is damaged."""
 
     def is_valid(meta: dict) -> bool:
-        counts = [meta["splits"][split][name] for split in SPLITS for name in SPLIT_FIELDS[:3]]
-        hashes = [meta["splits"][split]["sha256"] for split in SPLITS]
-        for part in meta.get("sources", []):  # a dataset of an earlier version has none
-            counts += [part["val"][name] for name in SPLIT_FIELDS[:2]]
-            hashes.append(part["name"])
-        numbers = [*counts, meta["tokenizer"]["vocab_size"]]
-        for rules in meta.get("cleaning", {}).values():
-            numbers += rules.values()
+        parts = meta.get("sources", [])  # a dataset of an earlier version has none
+        splits = [part[split] for part in (meta["splits"], *parts) for split in SPLITS]
+        counts = [split[name] for split in splits for name in SPLIT_FIELDS[:3]]
+        counts += [split.get("kept", 0) for split in splits]
+        counts.append(meta["tokenizer"]["vocab_size"])
+        if "cleaning" in meta:
+            counts += [n for split in SPLITS for n in meta["cleaning"][split].values()]
+        texts = [meta["splits"][split]["sha256"] for split in SPLITS] + [meta["tokenizer"]["kind"]]
+        texts += [part[name] for part in parts for name in ("name", "source")]
         return (
             meta["format"] == FORMAT
             and isinstance(meta["settings"], dict)
-            and all(type(number) is int and number >= 0 for number in numbers)
-            and all(isinstance(checksum, str) for checksum in hashes)
+            and all(type(n) is int and 0 <= n < 2**63 for n in counts)
+            and meta["splits"]["train"]["tokens"] > 0
+            and all(isinstance(text, str) for text in texts)
+            and all(type(part["weight"]) in (int, float) for part in parts)
         )
 
     try:

@@ -105,8 +105,9 @@ class RunLog:
         if self.files["log.csv"].tell() == 0:
             names = [PART + name for name in parts if name]
             self._append("log.csv", ",".join((*COLUMNS, *names)) + "\n")
-        with open(folder / "log.csv", encoding="utf-8") as file:
-            self.columns = file.readline().strip().split(",")  # fewer in the log of an old run
+        with open(folder / "log.csv", "rb") as file:
+            header = file.readline().decode(errors="replace")
+        self.columns = header.strip().split(",")  # fewer in the log of an old run
 
     def step(
         self, s, state, loss: float, rate: float, norm: float, model: GPT, hardware: Hardware

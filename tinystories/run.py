@@ -355,6 +355,8 @@ def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
     """Make the run folder with its settings and tokenizer; a new run starts without checkpoints."""
     folder = run_folder(settings.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if folders := [folder / name for name in WRITTEN if (folder / name).is_dir()]:
+        raise UserError(f"{folders[0]} is a folder, where a file belongs; move it away")
     for name in WRITTEN:  # by a process that was killed
         (folder / f"{name}.tmp").unlink(missing_ok=True)
     if settings.init_from != "resume":

@@ -3,7 +3,8 @@
 For records as those of TinyStories-Instruct (stories/instruct.py). The model writes a story for
 each of the first headers of validation, and of what they ask for it is counted what a story has.
 Beside it stand the same for the headers of other stories, which is chance, and for the stories
-that the headers were written for.
+that the headers were written for. And how well the model predicts these stories after their header,
+after that of another story, and after none: a header that is read makes its own story likelier.
 """
 
 import json
@@ -14,12 +15,15 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from configurator import UserError
 from tinystories import generate
 from tinystories.evaluation.features import RULES
 from tinystories.evaluation.results import Rows, percent, proportion_with_ci
 from tinystories.evaluation.subject import Subject
 from tinystories.files import atomic_write, checksum
+from tinystories.loss import Loss
 from tinystories.stories.instruct import Record, cut_for, has_records, only_story, parse
 from tinystories.stories.words import Lexicon, read_words, words_in
 
@@ -60,7 +64,8 @@ def measure(subject: Subject) -> dict:
     atomic_write(subject.folder / STORIES, "".join(lines).encode())
     scorer = Scorer(records)
     real = scorer.shares([record.story for record in records])
-    return scorer.shares(stories) | {"validation_stories": real}
+    losses = story_losses(subject, records)
+    return scorer.shares(stories) | {"validation_stories": real, "bits_per_byte": losses}
 
 
 def rows(result: dict) -> Rows:
@@ -71,6 +76,9 @@ def rows(result: dict) -> Rows:
     return {
         "Stories that have what their header asks for": shares,
         "The same for the headers of other stories": chance,
+        "Bits per byte of the validation stories": {
+            name: f"{bits:.4f}" for name, bits in result.get("bits_per_byte", {}).items()
+        },
     }
 
 
@@ -111,6 +119,24 @@ def write_stories(subject: Subject, records: Sequence[Record]) -> list[str]:
                 stories[number] = only_story(story.text)[: s.max_chars]
             bar.update(len(batch))
     return stories
+
+
+def story_losses(subject: Subject, records: Sequence[Record]) -> dict[str, float]:
+    """Bits per byte of the stories of records, by the header that they are read after."""
+    tokenizer = subject.tokenizer
+    first = [tokenizer.first_id]
+    end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    stories = [tokenizer.encode(record.story) + end for record in records]
+    sizes = [len(record.story.encode()) for record in records]
+    headers = [first + tokenizer.encode(record.prompt) for record in records]
+    others = headers[1:] + headers[:1]
+    losses = {}
+    for name, before in {"own": headers, "another's": others, "no": [first] * len(stories)}.items():
+        texts = [np.array(ids + story) for ids, story in zip(before, stories, strict=True)]
+        lengths = list(map(len, before))
+        found = subject.loss_per_text(texts, lengths, sizes, f"{name} header", "stories")
+        losses[f"after {name} header"] = sum(found, Loss()).bits_per_byte
+    return losses
 
 
 class Scorer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tinystories.files import checksum, read_json, write_json
 
 Rows = dict[str, dict[str, str]]  # of the table: the cell of each label, by section
-FORMAT = 2  # of evaluation.json
+FORMAT = 3  # of evaluation.json
 RESULT = "evaluation.json"  # in the run folder
 PARTS = {  # what can be measured, and the module of this folder that measures it
     "loss": "validation",
