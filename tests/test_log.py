@@ -23,12 +23,14 @@ def test_logs_are_cut_back_to_the_sizes_that_were_saved(tmp_path):
     assert after["log.csv"] == before["log.csv"] + b"3,,,,,,,,,5.0,5.5,1.5,,,,\n"
 
 
-def test_logs_that_are_shorter_than_saved_are_refused_and_kept_as_they_are(tmp_path):
+def test_damaged_logs_are_refused_and_kept_as_they_are(tmp_path):
     sizes = RunLog(tmp_path).sizes()
-    (tmp_path / "log.csv").write_bytes(b"step\n")
-    with pytest.raises(UserError, match="has lost its end; copy it from a backup"):
-        check_logs(tmp_path, sizes)
-    assert (tmp_path / "log.csv").read_bytes() == b"step\n"
+    whole = (tmp_path / "log.csv").read_bytes()
+    for damaged in (b"step,val_loss\n", b"\xff" * len(whole)):
+        (tmp_path / "log.csv").write_bytes(damaged)
+        with pytest.raises(UserError, match="has lost its end; copy it from a backup"):
+            check_logs(tmp_path, sizes)
+        assert (tmp_path / "log.csv").read_bytes() == damaged
 
 
 def test_a_new_run_starts_its_logs_anew(tmp_path):

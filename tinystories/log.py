@@ -211,12 +211,13 @@ def open_log(s, state, data: Dataset, saved: dict | None) -> RunLog:
 
 
 def check_logs(folder: Path, sizes: dict[str, int]) -> None:
-    """Raises UserError if a log file is shorter than `sizes` says, or no file at all."""
+    """Raises UserError if a log file is missing, shorter than `sizes` says, or no log."""
     for name in FILES:
         path = folder / name
-        if not path.is_file() or path.stat().st_size < sizes[name]:
+        whole = path.is_file() and path.stat().st_size >= sizes[name]
+        if not whole or (name == "log.csv" and not path.read_bytes().startswith(b"step,")):
             raise UserError(
-                f"{path} is missing or has lost its end; copy it from a backup, or "
+                f"{path} is missing, damaged or has lost its end; copy it from a backup, or "
                 f"train on in a new run: --init_from={folder}"
             )
 
