@@ -188,6 +188,15 @@ def peak_memory(where: torch.device) -> float:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
+def reset_peak_memory(where: torch.device) -> None:
+    """Let `peak_memory` count from now on, as far as the system allows it."""
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
 def training(s: Settings, program: str, hardware: device.Hardware, folder: Path) -> Rounds:
     """Steps of train.py and matrix multiplication, or nanoGPT's steps without data loading."""
     where = hardware.device

@@ -20,6 +20,7 @@ import shlex
 import sys
 import tempfile
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -87,7 +88,7 @@ import prepare
 import train
 from tinystories import advice, dataset, device, planning, plantext, run, tokenizer
 from tinystories.curve import read_curve
-from tinystories.files import atomic_write, short_path
+from tinystories.files import atomic_write, settings_path, short_path
 from tinystories.law import Law, read_law
 from tinystories.planning import Probe, Stories
 from tinystories.stories.catalog import is_on_hub
@@ -96,7 +97,6 @@ from tinystories.terminal import command_text, progress, wrapped
 
 OWN = {field.name for field in fields(Settings)} - {field.name for field in fields(train.Settings)}
 AllSettings = type("AllSettings", (Settings, train.Settings), {})
-VOCABULARY = {"storybook": 1024}  # trained ids by source; others 4,096
 MEMORY_SHARE = 0.7  # of the machine's, for training
 
 
@@ -111,7 +111,7 @@ def find_stories(s: Settings, law: Law) -> Stories:
     if s.dataset:
         return read_stories(s.dataset, law)
     source = s.source or "tinystories"
-    size = VOCABULARY.get(source, 4096)
+    size = law.vocab_size_of(source)
     wanted = prepare.Settings(source=source, tokenizer="bpe", vocab_size=size)
     assert wanted.dataset is not None
     if (dataset.dataset_folder(wanted.dataset) / "meta.json").exists():
@@ -132,14 +132,17 @@ def estimate(wanted: prepare.Settings, law: Law) -> Stories:
         count = sum(x.count("train") or 0 for x in opened)
     if count and wanted.max_stories and wanted.max_stories < count:
         size, count = size * wanted.max_stories / count, wanted.max_stories
+    text = wanted.source if published else ""
+    vocab_size = wanted.vocab_size or tokenizer.GPT2_VOCAB_SIZE
+    density = law.density(vocab_size, text, wanted.tokenizer)
     return Stories(
         dataset=str(wanted.dataset),
         prepare=prepare_command(vars(wanted)),
-        text=wanted.source if published else "",
-        tokens=int(size / law.bytes_per_token),
+        text=text,
+        tokens=int(size / density),
         stories=count,
-        vocab_size=wanted.vocab_size or tokenizer.GPT2_VOCAB_SIZE,
-        bytes_per_token=law.bytes_per_token,
+        vocab_size=vocab_size,
+        bytes_per_token=density,
     )
 
 
@@ -169,44 +172,59 @@ def prepare_command(settings: dict) -> str:
 # Probing ------------------------------------------------------------------------------------
 
 
-def probe_machine(s: Settings, law: Law, stories: Stories, hardware: device.Hardware) -> list:
-    """Time training steps: of a small model, a larger one, and of what they lead to."""
+def probe_machine(
+    s: Settings, law: Law, stories: Stories, hardware: device.Hardware
+) -> tuple[list[Probe], float]:
+    """Time training steps: of a small model, a larger one, and of what they lead to.
+
+    Returns the probes, and the bytes of memory that training may take.
+    """
     limit = memory_limit(hardware)
+    measure = partial(probe, s, stories, hardware, bench.peak_memory(hardware.device))
     with progress(None, "measuring this machine", "models") as bar:
-        probes = [probe(s, stories, hardware, 2, 64, 128, tokens) for tokens in (1024, 4096)]
+        probes = [measure(2, 64, 128, tokens) for tokens in (1024, 4096)]
         bar.update(2)
         fast = 4096 / probes[1].seconds > 300_000  # tokens/s of a GPU
         with contextlib.suppress(UserError):  # out of memory: the small one has to do
             larger = (6, 384, 256, 32_768) if fast else (4, 256, 128, 1024)
-            probes.append(probe(s, stories, hardware, *larger))
+            probes.append(measure(*larger))
         bar.update()
-        plan = planning.choose(law, stories, probes, s.minutes, limit)
-        at_once = plan.batch_size * plan.block_size
-        shape = (plan.n_layer, plan.n_embd, plan.block_size)
-        probes.append(probe(s, stories, hardware, *shape, at_once))
-    return probes
+        while len(probes) < 4:
+            plan = planning.choose(law, stories, probes, s.minutes, limit)
+            at_once = plan.batch_size * plan.block_size
+            try:
+                probes.append(measure(plan.n_layer, plan.n_embd, plan.block_size, at_once))
+            except UserError:  # out of memory
+                limit = 0.7 * plan.memory
+    return probes, limit
 
 
 def probe(
     s: Settings,
     stories: Stories,
     hardware: device.Hardware,
+    idle: float,
     n_layer: int,
     n_embd: int,
     block_size: int,
     tokens: int,
 ) -> Probe:
-    """Time steps of train.py with one micro-batch of `tokens`, on random ids."""
+    """Time steps of train.py with one micro-batch of `tokens`, on random ids.
+
+    Args:
+        idle: bytes of memory that the process took before there was a model.
+    """
     settings = SimpleNamespace(n_layer=n_layer, n_embd=n_embd, block_size=block_size)
     settings.n_head, settings.batch_size = planning.heads_of(n_embd), tokens // block_size
     settings.arch, settings.optimizer, settings.story_mask = "qwen3", "muon", True
     settings.device, settings.dtype, settings.compile = s.device, s.dtype, s.compile
-    idle = bench.peak_memory(hardware.device)
+    bench.reset_peak_memory(hardware.device)
     seconds = probe_settings(settings, stories, hardware, s.seconds / 4)
     size = planning.size_of(n_layer, n_embd, stories.vocab_size, block_size)
     flops = float(size["flops_per_token"] * tokens)
     peak = bench.peak_memory(hardware.device)
-    return Probe(n_layer, n_embd, block_size, tokens, flops, seconds, peak, idle)
+    place = (n_layer, n_embd, block_size, tokens)
+    return Probe(*place, flops, seconds, size["parameters"], peak, idle)
 
 
 def probe_settings(
@@ -245,14 +263,11 @@ def main(s: Settings) -> None:
     stories = find_stories(s, law)
     path = output_path(s)
     hardware = device.select_hardware(s.device, s.dtype)
-    probes = probe_machine(s, law, stories, hardware)
-    limit = memory_limit(hardware)
+    probes, limit = probe_machine(s, law, stories, hardware)
     plan = planning.choose(law, stories, probes, s.minutes, limit)
-    others = [s.minutes / 2, s.minutes, 4 * s.minutes]
-    table = []
-    for minutes in others:
-        with contextlib.suppress(UserError):  # half of the time may be too little
-            table.append(planning.choose(law, stories, probes, minutes, limit))
+    table = [plan, planning.choose(law, stories, probes, 4 * s.minutes, limit)]
+    with contextlib.suppress(UserError):  # half of the time may be too little
+        table.insert(0, planning.choose(law, stories, probes, s.minutes / 2, limit))
     print(plantext.screen(plan, table, stories, law, device.describe_machine(hardware)))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, plantext.config_text(plan, stories, path).encode())
@@ -282,8 +297,9 @@ def command(argv: list[str]) -> None:
     words = normalize(argv, AllSettings)
     own = [word for word in words if word.removeprefix("--").partition("=")[0] in OWN]
     s = parse(Settings, own).settings
-    if s.source or s.output:
-        raise UserError("source and output are for a plan, not for --check")
+    planning_only = OWN - {"check", "stories", "seconds"}
+    if wrong := planning_only & {word[2:].partition("=")[0] for word in own}:
+        raise UserError(f"{min(wrong)} is for a plan, not for --check")
     print("\n".join(check(s, [word for word in words if word not in own], read_law())))
 
 
@@ -294,21 +310,22 @@ def check(s: Settings, others: list[str], law: Law) -> list[str]:
         others: settings of train.py, as --key=value.
     """
     assert s.check is not None
-    curve, docs = None, []
+    curve, docs, steps = None, [], 0
     if s.check.endswith(".py"):
         training, _, docs = parse(train.Settings, [s.check, *others])
     else:
         folder = run.run_folder(s.check)
-        if not folder.is_dir():
+        if not settings_path(folder).is_file():
             raise UserError(f"check={s.check} is no config file (.py) and no run folder")
         words = [f"--{name}={value}" for name, value in run.read_config(folder).items()]
         training = parse(train.Settings, [*words, *others]).settings
         curve = read_curve(folder / "log.csv")
     stories = stories_of(training.dataset, docs, s.stories, law)
-    steps = curve.steps[-1] if curve and curve.steps else training.max_iters
-    if training.max_minutes and not (curve and curve.steps):
-        steps = min(steps, steps_in(training, stories, s.seconds))
-    return advice.report(s.check, advice.run_of(training, stories, steps), law, curve)
+    if training.max_minutes:  # a run of minutes that has stopped may have been at its end
+        steps = curve.steps[-1] if curve and curve.steps else 0
+        steps = steps or min(training.max_iters, steps_in(training, stories, s.seconds))
+    done = advice.run_of(training, stories, steps or training.max_iters)
+    return advice.report(s.check, done, law, curve)
 
 
 def stories_of(name: str, docs: list[str], count: int | None, law: Law) -> Stories:
@@ -321,11 +338,10 @@ def stories_of(name: str, docs: list[str], count: int | None, law: Law) -> Stori
     if folder.is_dir():
         found = read_stories(name, law)
     else:
-        message = dataset.missing_dataset_message(folder, docs)
-        words = shlex.split(message.partition("prepare.py")[2])
-        if "(--help" in words:
-            raise UserError(message)
-        found = estimate(parse(prepare.Settings, words).settings, law)
+        words = shlex.split(dataset.prepare_command_in(docs) or "")
+        if not words:
+            raise UserError(dataset.missing_dataset_message(folder, docs))
+        found = estimate(parse(prepare.Settings, words[2:]).settings, law)
     if count:
         return replace(found, tokens=round(count * found.story_tokens), stories=count)
     return found

@@ -9,6 +9,7 @@ import train
 from configurator import ROOT, parse
 from tinystories import advice
 from tinystories.advice import Curve, report, run_of
+from tinystories.curve import read_curve
 from tinystories.law import read_law
 from tinystories.planning import Stories
 
@@ -119,6 +120,42 @@ def test_a_text_whose_level_is_not_known_may_be_simpler(text, simpler):
     other = made(replace(stories(), text=text))
     [leak] = [c for c in advice.complaints(other, LAW, curve(8.3, 2.0, 0.2)) if "a leak?" in c.text]
     assert ("a simpler text" in leak.text) == simpler
+
+
+def test_a_run_that_is_not_at_its_end_is_not_measured_by_it():
+    run, losses = made(steps=5000), curve(*(1.5 * x for x in FALLING))
+    lines = report("mine", run, LAW, losses)
+    assert "at step 2,000" in lines[3] or "at step 2,000" in lines[4]
+    assert not any("above the law" in line or "decays until" in line for line in lines)
+    for begun in (curve(8.3), curve()):  # evaluated before the first step only, or never
+        assert report("mine", run, LAW, begun)[-1] == "nothing is wrong with it"
+
+
+def test_a_run_of_trained_weights_is_not_held_against_the_law():
+    lines = report("mine", made(), LAW, curve(2.0, 1.5, 1.4))
+    assert "trained weights" in lines[-1] and len(lines) == 3
+    assert lines == report("mine", made(init_from="out/a"), LAW)
+
+
+@pytest.mark.parametrize("window", [128, 256])
+def test_one_long_text_needs_no_long_window(window):
+    book = replace(stories(), tokens=300_000, stories=1, text="")
+    assert "wrong_window" not in names(made(book, block_size=window, batch_size=2048 // window))
+
+
+def test_the_level_of_another_text_is_not_known():
+    other = replace(stories(), text="")
+    assert "if it were TinyStories" in " ".join(report("mine", made(other), LAW))
+    assert "if it were TinyStories" not in " ".join(report("mine", made(), LAW))
+
+
+def test_a_curve_has_the_better_of_the_trained_and_the_averaged_weights(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        "step,loss,train_loss,val_loss,val_bits_per_byte,ema_val_loss,ema_val_bits_per_byte\n"
+        "0,,8.3,8.3,3.0,,\n5,3.1,,,,,\n10,,3.0,3.2,1.1,3.1,1.0\n20,,2.0,2.2,0.8,2.4,0.9\n"
+    )
+    curve = read_curve(tmp_path / "log.csv")
+    assert (curve.val, curve.bits) == ([8.3, 3.1, 2.2], [3.0, 1.0, 0.8])
 
 
 STEPS = {  # of configs that max_minutes ends: docs/findings.md; of the GPU's, a guess

@@ -26,7 +26,8 @@ def probes(speed: float = 1e11, fixed: float = 0.005) -> list[Probe]:
         flops = tokens * size_of(n_layer, n_embd, 4096, 128)["flops_per_token"]
         seconds = fixed * (n_layer + 1) + flops / speed
         memory = 2e8 + 16e6 + 100 * n_layer * n_embd * tokens
-        found.append(Probe(n_layer, n_embd, 128, tokens, flops, seconds, memory, 2e8))
+        size = size_of(n_layer, n_embd, 4096, 128)["parameters"]
+        found.append(Probe(n_layer, n_embd, 128, tokens, flops, seconds, size, memory, 2e8))
     return found
 
 
@@ -78,6 +79,24 @@ def test_little_memory_makes_small_micro_batches():
     assert choose(LAW, many, fast, 600, PLENTY).accumulation == 1
 
 
+def test_memory_that_is_not_measured_is_estimated():
+    many = replace(STORIES, tokens=500_000_000, stories=2_000_000)
+    blind = [replace(p, memory=math.nan, idle_memory=math.nan) for p in probes(speed=1e13)]
+    found = choose(LAW, many, blind, 600, 4e9)
+    assert 0 < found.memory <= 4e9
+    assert found.accumulation > 1
+
+
+def test_the_vocabulary_of_stories_that_are_not_prepared_is_the_sources_own():
+    stories = plan.find_stories(plan.Settings(source="storybook"), LAW)
+    assert stories.vocab_size == LAW.texts["storybook"]["vocab_size"]
+    known = LAW.texts["storybook"]["bytes_per_token"]
+    assert stories.bytes_per_token == pytest.approx(known, rel=0.01)  # it may be prepared here
+    assert LAW.density(257, "") == pytest.approx(1, abs=0.02)
+    assert LAW.density(50_257, "", "gpt2") == pytest.approx(4.05, abs=0.05)
+    assert LAW.density(4096, "tinystories") == pytest.approx(LAW.bytes_per_token)
+
+
 @pytest.mark.parametrize(("minutes", "memory"), [(1e-4, PLENTY), (10, 1e8)])
 def test_a_machine_too_small_for_any_model_is_said(minutes, memory):
     with pytest.raises(UserError, match="too few here"):
@@ -92,6 +111,8 @@ def test_the_screen_and_the_config_say_the_same(tmp_path):
     assert (s.n_layer, s.n_embd, s.batch_size) == (chosen.n_layer, chosen.n_embd, chosen.batch_size)
     assert s.max_minutes == 10
     assert "Training:  python train.py" in docs[0]
+    windows = replace(STORIES, prepare=r"python prepare.py '--source=C:\Users\new\x.txt'")
+    compile(plantext.config_text(chosen, windows, path), "p.py", "exec")
     machine = {"processor": "a CPU", "precision": "float32"}
     screen = plantext.screen(chosen, [chosen], STORIES, LAW, machine)
     assert max(map(len, screen.splitlines())) <= 80
@@ -136,7 +157,7 @@ def test_the_runs_of_the_first_users_are_explained():
     options = ["--stories=4000", "--max_iters=2500", "--gradient_accumulation_steps=1"]
     first = forked("plan.py", "--check=config/tinystories_43m.py", *options).stdout
     assert "42.9M parameters" in first
-    assert "1. 91 passes over 4,000 stories" in first
+    assert "1. 94 passes over 4,000 stories" in first
     second = forked("plan.py", "--check=config/tinystories_30m.py").stdout
     assert "29.9M parameters, 65 % for 50,257 ids" in second
     assert "planned, this compute gives" in second
@@ -170,6 +191,7 @@ def test_mistakes_about_checks_are_named(tmp_path):
     assert "there is no config file" in refusal("--check=none.py")
     assert "n_layers" in refusal("--check=config/tinystories_30m.py", "--n_layers=2")
     assert "for a plan" in refusal("--check=config/tinystories_30m.py", "--source=storybook")
+    assert "minutes is for a plan" in refusal("--check=config/storybook_1m.py", "--minutes=5")
     config = "--check=config/tinystories_30m.py"
     assert "is not divisible" in refusal(config, "--n_embd=100")
     mine = tmp_path / "mine.py"

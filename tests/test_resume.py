@@ -237,7 +237,10 @@ def test_a_log_that_has_lost_its_end_is_not_continued(run, tmp_path, damage):
     line = complaint(
         "train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=12", run=forked
     )
-    assert "log.csv is missing, damaged or has lost its end; copy it from a backup, or train on in" in line
+    assert (
+        "log.csv is missing, damaged or has lost its end; copy it from a backup, or train on in"
+        in line
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])

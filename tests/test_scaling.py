@@ -84,6 +84,24 @@ def test_repeated_tokens_are_worth_less_and_less():
     assert (gains > 0).all() and (np.diff(gains) < 0).all()
 
 
+def test_the_critical_step_is_found_again():
+    law = replace(read_law(), critical=9000.0, critical_tokens=1e6)
+    place = {"tokens": 1e6, "different_tokens": 3e6}
+
+    def bits(step: int) -> float:
+        return float(law.loss(1e6, 1e6 * law.step_efficiency(1e6, step), 3e6)) + 0.05
+
+    trials = place | {"bits_by_tokens_per_step": [(x, bits(x)) for x in (1024, 4096, 16384)]}
+    assert scaling.fit_critical_step(law, trials, 1e6) == pytest.approx(9000, rel=0.01)
+
+
+def test_more_passes_than_any_run_had_are_outside():
+    law = read_law()
+    size, tokens = (law.fitted[name][1] for name in (law.counts, "tokens"))
+    assert not law.is_outside(size, tokens, 1.0)
+    assert law.is_outside(size, tokens, 1.1 * max(1.5, law.fitted["passes"][1]))
+
+
 def test_the_file_in_docs_is_the_fit_of_the_table_in_docs():
     law, runs = read_law(), scaling.read_runs()
     used = scaling.select(runs, scaling.comparable(runs))

@@ -1,7 +1,8 @@
 """What is wrong with a run, before or after it: complaints, each with one change and its effect.
 
-Every complaint is a function in COMPLAINTS or FINISHED. Losses are in bits per byte, by the law of
-law.py; a change of shape or vocabulary is compared at equal compute, so it costs no more time.
+Every complaint is a function in COMPLAINTS, EVER or FINISHED. Losses are in bits per byte, by the
+law of law.py; a change of shape or vocabulary is compared at equal compute, so it costs no more
+time.
 """
 
 import contextlib
@@ -17,21 +18,23 @@ from tinystories.dataset import Dataset
 from tinystories.law import Law, read_law
 from tinystories.planning import (
     MOST_PER_TOKEN,
+    RECIPE,
     WIDTHS,
     Stories,
+    ema_of,
     expect,
     heads_of,
     layers_of,
     rates_of,
     size_of,
     step_of,
+    window_of,
 )
 from tinystories.terminal import command_text, counted, short_count, wrapped
 
 LINES = 10  # at most
 WORTH = 0.05  # part of the loss that a change must gain
 GRAVE = 0.2  # ... for the line at the end of a training
-VOCABULARY = 4096  # the best of docs/findings.md, section 1
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,11 @@ class Complaint:
     text: str
     change: str
     gain: float  # part of the loss, for the order
-    loss: float
+    loss: float | None = None  # bits per byte, where the law knows
 
     def line(self) -> str:
-        return f"{self.text} -> {self.change}: {self.loss:.3f}"
+        brings = "" if self.loss is None else f": {self.loss:.3f}"
+        return f"{self.text} -> {self.change}{brings}"
 
 
 def run_of(s: Any, stories: Stories, steps: int) -> Run:
@@ -142,16 +146,18 @@ def sized(run: Run, law: Law) -> Run:
 
 
 def with_vocabulary(stories: Stories, law: Law) -> Stories:
-    """The same stories in a trained vocabulary of VOCABULARY ids."""
-    tokens = round(stories.tokens * stories.bytes_per_token / law.bytes_per_token)
-    changes = {"vocab_size": VOCABULARY, "bytes_per_token": law.bytes_per_token}
-    return replace(stories, tokens=tokens, **changes)
+    """The same stories in the trained vocabulary that suits them."""
+    vocab_size = law.vocab_size_of(stories.text)
+    density = law.density(vocab_size, stories.text)
+    tokens = round(stories.tokens * stories.bytes_per_token / density)
+    return replace(stories, tokens=tokens, vocab_size=vocab_size, bytes_per_token=density)
 
 
 def planned(run: Run, law: Law) -> Run:
     """What plan.py would make of a run's stories and compute."""
     stories = with_vocabulary(run.stories, law)
-    new = run.changed(arch="qwen3", optimizer="muon", stories=stories)
+    arch, optimizer = RECIPE.split(", ")
+    new = run.changed(arch=arch, optimizer=optimizer, stories=stories)
     new = new.changed(step=step_of(law, new.tokens))
     return sized(new, law)
 
@@ -188,12 +194,13 @@ def memorizes(run: Run, law: Law) -> Complaint | None:
 
 
 def large_vocabulary(run: Run, law: Law) -> Complaint | None:
-    if run.stories.vocab_size <= 2 * VOCABULARY:
+    stories = with_vocabulary(run.stories, law)
+    if run.stories.vocab_size <= 2 * stories.vocab_size:
         return None
-    new = run.changed(stories=with_vocabulary(run.stories, law))
+    new = run.changed(stories=stories)
     share = 1 - run.size["block_parameters"] / run.size["parameters"]
     text = f"{run.stories.vocab_size:,} ids are {100 * share:.0f} % of the parameters"
-    return gained(run, law, new, text, f"a BPE of {VOCABULARY:,}")
+    return gained(run, law, new, text, f"a BPE of {stories.vocab_size:,}")
 
 
 def large_step(run: Run, law: Law) -> Complaint | None:
@@ -221,7 +228,7 @@ def wrong_rate(run: Run, law: Law) -> Complaint | None:
     if run.optimizer == "muon":
         rates["muon_learning_rate"] = (s.muon_learning_rate, muon)
     else:
-        rates["learning_rate"] = (s.learning_rate, float(f"{0.4 / run.n_embd:.1g}"))
+        rates["learning_rate"] = (s.learning_rate, float(f"{law.adamw_rate / run.n_embd:.1g}"))
     name = max(rates, key=lambda name: abs(math.log(rates[name][0] / rates[name][1])))
     used, best = rates[name]
     ratio = used / best
@@ -229,7 +236,7 @@ def wrong_rate(run: Run, law: Law) -> Complaint | None:
         return None
     text = f"the rate {used:g} is {'high' if ratio > 1 else 'low'} at width {run.n_embd}"
     gain = min(0.5, 0.05 * abs(math.log(ratio)))  # not measured; for the order only
-    return Complaint(text, f"--{name}={best:g}", gain, run.loss(law))
+    return Complaint(text, f"--{name}={best:g}", gain)
 
 
 def wrong_schedule(run: Run, law: Law) -> Complaint | None:
@@ -237,28 +244,26 @@ def wrong_schedule(run: Run, law: Law) -> Complaint | None:
     if s.warmup_iters > max(20, 0.2 * run.steps):
         warmup = max(5, run.steps // 50)
         text = f"{s.warmup_iters:,} of {run.steps:,} steps are warmup"
-        return Complaint(text, f"--warmup_iters={warmup}", gain, run.loss(law))
-    last = s.lr_decay_iters if s.lr_decay_iters is not None else s.max_iters
+        return Complaint(text, f"--warmup_iters={warmup}", gain)
     if not s.decay_lr or s.min_lr > 0.3 * s.learning_rate:
-        return Complaint(
-            "the rate does not decay", "--decay_lr=True --min_lr=0", gain, run.loss(law)
-        )
-    if s.max_minutes is None and not 0.7 * run.steps <= last <= 1.4 * run.steps:
-        text = f"the rate decays until step {last:,}, the run ends at {run.steps:,}"
-        return Complaint(text, "leave lr_decay_iters out", gain, run.loss(law))
-    return None
+        return Complaint("the rate does not decay", "--decay_lr=True --min_lr=0", gain)
+    last = s.lr_decay_iters
+    if last is None or s.max_minutes or 0.7 * run.steps <= last <= 1.4 * run.steps:
+        return None
+    text = f"the rate decays until step {last:,}, the run ends at {run.steps:,}"
+    return Complaint(text, "leave lr_decay_iters out", gain)
 
 
 def wrong_window(run: Run, law: Law) -> Complaint | None:
     length = run.stories.story_tokens
-    if run.block_size > 4 * length:
+    wanted = window_of(run.tokens, length)
+    change = f"--block_size={wanted}"
+    if run.block_size > max(wanted, 4 * length):
         text = f"windows of {run.block_size:,} tokens, stories of {length:.0f}"
-        wanted = max(64, 2 ** math.ceil(math.log2(length)))
-        return Complaint(text, f"--block_size={wanted}", 0.05, run.loss(law))
-    if run.block_size < length / 4 and run.tokens > 2e7:
+        return Complaint(text, change, 0.05)
+    if 4 * run.block_size < min(length, 2 * wanted):
         text = f"windows of {run.block_size:,} tokens see little of stories of {length:.0f}"
-        wanted = 2 ** math.ceil(math.log2(length))
-        return Complaint(text, f"--block_size={wanted}", 0.06, run.loss(law))
+        return Complaint(text, change, 0.06)
     return None
 
 
@@ -266,11 +271,10 @@ def wrong_dropout(run: Run, law: Law) -> Complaint | None:
     dropout = run.settings.dropout
     if dropout > 0.05 and run.passes < 2 and run.stories.tokens:
         text = f"dropout {dropout:g}, though tokens are seen {run.passes:.2g} times"
-        return Complaint(text, "--dropout=0", 0.1, run.loss(law))
-    if dropout == 0 and run.settings.ema == 0 and run.passes > 8:
-        return Complaint(
-            f"{run.passes:.0f} passes without averaging", "--ema=1", 0.06, run.loss(law)
-        )
+        return Complaint(text, "--dropout=0", 0.1)
+    ema = ema_of(run.passes)
+    if dropout == 0 and run.settings.ema == 0 and ema and run.passes > 8:
+        return Complaint(f"{run.passes:.0f} passes without averaging", f"--ema={ema}", 0.06)
     return None
 
 
@@ -299,7 +303,7 @@ def diverged(run: Run, law: Law, curve: Curve) -> Complaint | None:
     text = f"diverged: train loss {last:.2f} after {best:.2f}"
     rate = "muon_learning_rate" if run.optimizer == "muon" else "learning_rate"
     half = getattr(run.settings, rate) / 2
-    return Complaint(text, f"--{rate}={half:g}", 0.9, run.loss(law))
+    return Complaint(text, f"--{rate}={half:g}", 0.9)
 
 
 def leak_suspected(run: Run, law: Law, curve: Curve) -> Complaint | None:
@@ -308,16 +312,9 @@ def leak_suspected(run: Run, law: Law, curve: Curve) -> Complaint | None:
     if few or not bits < 0.75 * low:
         return None
     text = f"validation {bits:.3f} is too good: a leak?"
-    if not known_level(run, law):
+    if not law.has_level(run.stories.text):
         text = f"validation {bits:.3f} is far below TinyStories': a simpler text, or a leak?"
-    change = "evaluate.py --leak=True"
-    return Complaint(text, change, 0.95, run.loss(law))
-
-
-def known_level(run: Run, law: Law) -> bool:
-    """Whether the law was measured on such a text, or the text's own level was."""
-    name = run.stories.text
-    return name.startswith("tinystories") or "level" in law.texts.get(name, {})
+    return Complaint(text, "evaluate.py --leak=True", 0.95)
 
 
 def overfitted(run: Run, law: Law, curve: Curve) -> Complaint | None:
@@ -358,32 +355,37 @@ def still_falling(run: Run, law: Law, curve: Curve) -> Complaint | None:
 def behind_the_law(run: Run, law: Law, curve: Curve) -> Complaint | None:
     loss, _, high, _ = run.expected(law)
     bits = min(curve.bits)
-    # Of other texts the level of the law is estimated, or not known at all.
-    if not run.stories.text.startswith("tinystories") or not bits > 1.1 * high:
+    if not law.is_own_text(run.stories.text) or not bits > 1.1 * high:
         return None
     text = f"lowest validation {bits:.3f} is {100 * (bits / loss - 1):.0f} % above the law"
     gain = 1 - loss / bits
     return Complaint(text, "look at the rates; python plan.py", gain, loss)
 
 
-FINISHED: Sequence[Callable[[Run, Law, Curve], Complaint | None]] = (
+EVER: Sequence[Callable[[Run, Law, Curve], Complaint | None]] = (
     diverged,
     leak_suspected,
     overfitted,
-    wide_gap,
-    still_falling,
-    behind_the_law,
 )
+FINISHED = (*EVER, wide_gap, still_falling, behind_the_law)  # once the rate has decayed
 
 
 # What is printed ----------------------------------------------------------------------------
 
 
+def begins_trained(run: Run, curve: Curve | None) -> bool:
+    """Whether a run begins with trained weights: the law is about random ones."""
+    if curve and curve.val and curve.steps[0] == 0:
+        return curve.val[0] < 0.8 * math.log(run.stories.vocab_size)
+    return run.settings.init_from not in ("scratch", "resume")
+
+
 def complaints(run: Run, law: Law, curve: Curve | None = None) -> list[Complaint]:
     """Everything that is wrong, the worst first."""
     found = [complain(run, law) for complain in COMPLAINTS]
-    if curve and curve.val:
-        found += [complain(run, law, curve) for complain in FINISHED]
+    if curve and curve.val and curve.steps[-1] > 0:
+        finished = curve.steps[-1] >= run.steps
+        found += [complain(run, law, curve) for complain in (FINISHED if finished else EVER)]
     return sorted(filter(None, found), key=lambda c: -c.gain)
 
 
@@ -405,16 +407,29 @@ def report(name: str, run: Run, law: Law, curve: Curve | None = None) -> list[st
         f"{val * (1 - gap):.2f}, validation {val:.2f}",
         f"bits per byte: {loss:.3f} [{low:.3f}-{high:.3f}]" + ", extrapolated" * extrapolated,
     ]
+    if not law.has_level(stories.text):
+        lines[-1] += ", if it were TinyStories"
     if curve and curve.val:
-        lines[-1] += f"; measured {curve.bits[-1]:.3f}"
-    best = planned(run, law)
+        at = f" at step {curve.steps[-1]:,}" if curve.steps[-1] < run.steps else ""
+        lines[-1] += f"; measured {curve.bits[-1]:.3f}{at}"
+    if begins_trained(run, curve):
+        lines[2:] = ["it begins with trained weights; the law is about random ones"]
+        return wrapped_lines(lines)
+    best, found = planned(run, law), complaints(run, law, curve)
+    praise = "nothing is wrong with it"
     if (other := best.loss(law)) < (1 - WORTH) * loss:
+        praise = "no single setting is wrong"
         shape = f"{best.n_layer} layers of {best.n_embd}, {best.stories.vocab_size:,} ids"
-        lines.append(f"planned, this compute gives {other:.3f}: qwen3, muon, {shape}")
-    found = complaints(run, law, curve)
-    numbered = [f"{number}. {c.line()}" for number, c in enumerate(found, 1)]
-    lines += numbered or ["nothing is wrong with it"]
-    return [line for long in lines for line in wrapped(long, "   ").splitlines()][:LINES]
+        lines.append(f"planned, this compute gives {other:.3f}: {RECIPE}, {shape}")
+    for line in [f"{number}. {c.line()}" for number, c in enumerate(found, 1)] or [praise]:
+        if len(wrapped_lines([*lines, line])) > LINES:
+            break
+        lines.append(line)
+    return wrapped_lines(lines)
+
+
+def wrapped_lines(lines: Sequence[str]) -> list[str]:
+    return [part for line in lines for part in wrapped(line, "   ").splitlines()]
 
 
 def last_line(s: Any, data: Dataset, steps: int, folder: Path) -> str:
@@ -426,10 +441,12 @@ def last_line(s: Any, data: Dataset, steps: int, folder: Path) -> str:
     """
     with contextlib.suppress(UserError, FileNotFoundError):  # advice is no reason to fail
         law, curve = read_law(), read_curve(folder / "log.csv")
-        if not curve or not steps or curve.val[0] < 0.8 * math.log(data.tokenizer.vocab_size):
+        run = run_of(s, stories_in(data, law), steps)
+        if not curve or not steps or begins_trained(run, curve):
             return ""
-        found = complaints(run_of(s, stories_in(data, law), steps), law, curve)
+        found = complaints(run, law, curve)
         if found and found[0].gain >= GRAVE:
-            said = wrapped(f"advice: {found[0].line()} bits per byte; more with:")
+            unit = "" if found[0].loss is None else " bits per byte"
+            said = wrapped(f"advice: {found[0].line()}{unit}; more with:")
             return f"\n{said}\n{command_text('python', 'plan.py', f'--check={s.out_dir}')}"
     return ""

@@ -1,6 +1,7 @@
 """The evaluations that a run has logged."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,19 @@ class Curve:
 
     steps: Sequence[int]
     train: Sequence[float]  # nats per token
-    val: Sequence[float]  # nats per token, of the better weights
+    val: Sequence[float]  # nats per token, of the better weights: trained or averaged
     bits: Sequence[float]  # bits per byte of val
 
     @property
     def lowest(self) -> int:
         return min(range(len(self.val)), key=lambda i: self.val[i])
+
+
+def losses(row: dict[str, str], prefix: str) -> tuple[float, float]:
+    """Nats per token and bits per byte of a row; infinite where averaged weights have none."""
+    if prefix and not row.get(f"{prefix}val_loss"):
+        return math.inf, math.inf
+    return float(row[f"{prefix}val_loss"]), float(row[f"{prefix}val_bits_per_byte"])
 
 
 def read_curve(path: Path) -> Curve | None:
@@ -31,12 +39,10 @@ def read_curve(path: Path) -> Curve | None:
         return None
     rows = [row for row in csv.DictReader(text.splitlines()) if row.get("val_loss")]
 
-    def numbers(name: str) -> list[float]:
-        return [float(row[name]) for row in rows]
-
     try:
         steps = [int(row["step"]) for row in rows]
-        names = ("train_loss", "val_loss", "val_bits_per_byte")
-        return Curve(steps, *map(numbers, names))
+        train = [float(row["train_loss"]) for row in rows]
+        better = [min(losses(row, ""), losses(row, "ema_")) for row in rows]
+        return Curve(steps, train, [nats for nats, _ in better], [bits for _, bits in better])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: it has rows without numbers") from None

@@ -423,9 +423,14 @@ def foreign_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
     return gpt2(), "has no meta.json; assuming GPT-2 token ids"
 
 
-def missing_dataset_message(folder: Path, docs: Iterable[str]) -> str:
-    """What to say of a dataset that is missing; config docstrings hold the prepare command."""
+def prepare_command_in(docs: Iterable[str]) -> str | None:
+    """The command in the docstrings of configs that prepares their data; None without any."""
     lines = [line.strip() for doc in docs for line in doc.splitlines()]
     commands = [line[line.index("python prepare.py") :] for line in lines if "prepare.py" in line]
-    command = commands[-1] if commands else "python prepare.py (--help shows how)"
+    return commands[-1] if commands else None
+
+
+def missing_dataset_message(folder: Path, docs: Iterable[str]) -> str:
+    """What to say of a dataset that is missing."""
+    command = prepare_command_in(docs) or "python prepare.py (--help shows how)"
     return f"{folder} is missing; prepare it with: {command}"

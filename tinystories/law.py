@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,11 +66,12 @@ class Law:
     gap: Sequence[float]  # of train loss below validation: factor, exponents
     recipes: Mapping[str, float]  # tokens of the law's recipe that one of another is worth
     rates: Sequence[Mapping[str, float]]  # measured best rates, by n_embd
+    adamw_rate: float  # AdamW's alone, times n_embd
     bytes_per_token: float
     vocab_size: int
-    block_size: int
     tokens_per_step: int
-    texts: Mapping[str, Mapping[str, float]]  # stories and bytes of published sources
+    densities: Mapping[str, Any]  # bytes per token of TinyStories: gpt2's; trained ones by size
+    texts: Mapping[str, Mapping[str, float]]  # what is known of published sources, by name
 
     def loss(self, parameters, tokens, different_tokens) -> np.ndarray:
         """Expected bits per byte; the tokens are those of the law's vocabulary."""
@@ -117,10 +119,38 @@ class Law:
         muon, adamw = (math.exp(np.interp(math.log(n_embd), widths, y)) for y in logs)
         return muon, adamw
 
-    def is_outside(self, parameters: float, tokens: float) -> bool:
-        """Whether the law is extrapolated: none of its runs is as small, or as large."""
+    def is_outside(self, parameters: float, tokens: float, passes: float) -> bool:
+        """Whether the law is extrapolated: none of its runs is as small, large, or repeated."""
         values = {self.counts: parameters, "tokens": tokens}
-        return any(not self.fitted[k][0] <= v <= self.fitted[k][1] for k, v in values.items())
+        outside = any(not self.fitted[k][0] <= v <= self.fitted[k][1] for k, v in values.items())
+        return outside or passes > max(1.5, self.fitted["passes"][1])
+
+    def is_own_text(self, text: str) -> bool:
+        """Whether the law was measured on such a text, by the name of its source."""
+        return text.startswith("tinystories")
+
+    def has_level(self, text: str) -> bool:
+        """Whether it is known how the losses of a text compare with the law's."""
+        return self.is_own_text(text) or "level" in self.texts.get(text, {})
+
+    def vocab_size_of(self, text: str) -> int:
+        """How many trained ids suit a text."""
+        return int(self.texts.get(text, {}).get("vocab_size", self.vocab_size))
+
+    def density(self, vocab_size: int, text: str, kind: str = "bpe") -> float:
+        """Bytes per token of a text in a vocabulary; of a text without numbers, TinyStories'.
+
+        Args:
+            kind: prepare.py's tokenizer.
+        """
+        sizes, values = np.array(self.densities["trained"], dtype=float).T
+
+        def at(size: int) -> float:
+            return float(np.interp(math.log(size), np.log(sizes), values))
+
+        own = self.texts.get(text, {}).get("bytes_per_token", self.bytes_per_token)
+        wanted = at(vocab_size) if kind == "bpe" else self.densities["gpt2"]
+        return wanted * own / at(self.vocab_size_of(text))
 
 
 def read_law(path: Path = RESULT) -> Law:
@@ -130,7 +160,8 @@ def read_law(path: Path = RESULT) -> Law:
         shape = (len(value["resamples"]), len(COEFFICIENTS))
         rows = [row.split() for row in value["resamples"]]
         return (
-            value["format"] == 1
+            value["format"] == 2
+            and Law.__dataclass_fields__.keys() <= value.keys()
             and set(value["coefficients"]) == set(COEFFICIENTS)
             and np.shape(np.array(rows, dtype=float)) == shape
             and value["counts"] in value["fitted"]

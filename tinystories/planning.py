@@ -55,7 +55,8 @@ class Probe:
     tokens: int  # of the micro-batch
     flops: float
     seconds: float
-    memory: float  # peak, bytes
+    parameters: int
+    memory: float  # peak, bytes; NaN where it is not known
     idle_memory: float  # of the process before there was a model
 
 
@@ -166,7 +167,7 @@ def fixed_seconds(probes: Sequence[Probe]) -> float:
 
 
 def memory_of(probes: Sequence[Probe], parameters: int, values: float) -> float:
-    """Peak memory in bytes of a run, in proportion to what the largest probe took.
+    """Peak memory in bytes of a run, in proportion to what the largest probe took, where known.
 
     Args:
         values: layers x channels x tokens of a micro-batch.
@@ -176,9 +177,11 @@ def memory_of(probes: Sequence[Probe], parameters: int, values: float) -> float:
         return OVERHEAD * parameters + 4 * VALUES * values
 
     largest = max(probes, key=lambda p: p.flops)
-    size = size_of(largest.n_layer, largest.n_embd, 4096, largest.block_size)["parameters"]
     its_values = largest.n_layer * largest.n_embd * largest.tokens
-    taken = max(0.0, largest.memory - largest.idle_memory) / raw(size, its_values)
+    used = largest.memory - largest.idle_memory
+    if not used > 0:  # NaN: not known
+        return raw(parameters, values)
+    taken = used / raw(largest.parameters, its_values)
     return largest.idle_memory + taken * raw(parameters, values)
 
 
@@ -189,6 +192,11 @@ def window_of(tokens: float, story_tokens: float) -> int:
     """
     wanted = 128 if tokens < LONG_RUN else 256 if tokens < LONGER_RUN else 512
     return min(wanted, max(128, 2 ** math.ceil(math.log2(story_tokens))))
+
+
+def ema_of(passes: float) -> float:
+    """Epochs over which weights are averaged, which pays where data is repeated."""
+    return 0.5 if passes >= 3 else 0.0
 
 
 def step_of(law: Law, tokens: float) -> int:
@@ -321,7 +329,8 @@ def expect(
         min(level * float(x), most) for x in (law.loss(*place), *law.interval(*place))
     )
     seen = tokens * stories.bytes_per_token / law.bytes_per_token
-    return loss, low, high, law.is_outside(place[0], seen)
+    passes = tokens / (stories.tokens or math.inf)
+    return loss, low, high, law.is_outside(place[0], seen, passes)
 
 
 def in_law(

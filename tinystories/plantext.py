@@ -6,7 +6,7 @@ from pathlib import Path
 from tinystories.advice import nats
 from tinystories.files import short_path
 from tinystories.law import Law
-from tinystories.planning import Plan, Stories
+from tinystories.planning import RECIPE, Plan, Stories, ema_of
 from tinystories.terminal import counted, short_count, wrapped
 
 MARK = "Planned by plan.py"  # in the docstring of configs, which may be replaced
@@ -17,13 +17,17 @@ def screen(
 ) -> str:
     """What is printed: the machine, the data, the plan, and other times."""
     data = f"{short_count(stories.tokens)} tokens" if stories.tokens else "of unknown size"
-    averaged = f", weights averaged over {ema_of(plan)} epochs" if ema_of(plan) else ""
+    if stories.stories:
+        data += f", {counted(stories.stories, 'story', 'stories')}"
+    length = f"; a story has {stories.story_tokens:.0f}" if stories.stories else ""
+    ema = ema_of(plan.passes)
+    averaged = f", weights averaged over {ema} epochs" if ema else ""
     windows = f"{counted(plan.batch_size, 'window')}"
     if plan.accumulation > 1:
         windows += f" x {plan.accumulation} micro-batches"
     rows = [
         ("machine", f"{machine['processor']}; {machine['precision']}"),
-        ("data", f"{stories.dataset}, {data}, {counted(stories.stories, 'story', 'stories')}"),
+        ("data", f"{stories.dataset}, {data}"),
         ("", ""),
         ("model", f"{plan.n_layer} layers, n_embd {plan.n_embd}, {counted(plan.n_head, 'head')}"),
         (
@@ -34,7 +38,7 @@ def screen(
             "vocabulary",
             f"{stories.vocab_size:,} ids, {stories.bytes_per_token:.2f} bytes per token",
         ),
-        ("window", f"{plan.block_size} tokens; a story has {stories.story_tokens:.0f}"),
+        ("window", f"{plan.block_size} tokens{length}"),
         ("step", f"{plan.tokens_per_step:,} tokens: {windows}"),
         ("rates", f"Muon {plan.muon_learning_rate:g}, AdamW {plan.learning_rate:g}, linear to 0"),
         ("weight decay", f"0.1{averaged}"),
@@ -75,27 +79,25 @@ def notes(plan: Plan, stories: Stories, law: Law) -> list[str]:
     """What limits the forecast."""
     lines = []
     if plan.extrapolated:
-        sizes, tokens = (law.fitted[name] for name in (law.counts, "tokens"))
+        (least, most), tokens = (law.fitted[name] for name in (law.counts, "tokens"))
+        inside = " inside layers" if law.counts == "block_parameters" else ""
         lines.append(
-            f"The law is extrapolated: it was measured up to {short_count(sizes[1])} parameters "
-            f"and {short_count(tokens[1])} tokens."
+            f"The law is extrapolated: it was measured from {short_count(least)} to "
+            f"{short_count(most)} parameters{inside}, and up to {short_count(tokens[1])} tokens."
         )
-    if not stories.text:
+    if not law.has_level(stories.text):
         lines.append("The loss is that of TinyStories; other stories have another level.")
     return lines
-
-
-def ema_of(plan: Plan) -> float:
-    """Epochs over which weights are averaged, which pays where data is repeated."""
-    return 0.5 if plan.passes >= 3 else 0.0
 
 
 def config_text(plan: Plan, stories: Stories, path: Path) -> str:
     """The config file of a plan."""
     tokens = f"{short_count(plan.tokens)} tokens of training"
     interval = max(10, 10 * round(plan.steps / 150))
+    arch, optimizer = RECIPE.split(", ")
+    length = f"a story has {stories.story_tokens:.0f}; " if stories.stories else ""
     lines = [
-        f'"""{MARK}: {plan.parameters / 1e6:.2g}M parameters, {plan.minutes:g} minutes.',
+        f'r"""{MARK}: {plan.parameters / 1e6:.2g}M parameters, {plan.minutes:g} minutes.',
         "",
         f"The data:  {stories.prepare or stories.dataset + ', which is prepared'}",
         f"Training:  python train.py {shlex.quote(short_path(path))}",
@@ -109,10 +111,9 @@ def config_text(plan: Plan, stories: Stories, path: Path) -> str:
         f"gradient_accumulation_steps = {plan.accumulation}",
         f"batch_size = {plan.batch_size}  # x window: {plan.tokens_per_step:,} tokens per step, "
         "few, as suits few tokens",
-        f"block_size = {plan.block_size}  # a story has {stories.story_tokens:.0f}; short ones "
-        "learn faster for minutes",
+        f"block_size = {plan.block_size}  # {length}short ones learn faster for minutes",
         "",
-        'arch = "qwen3"  # learns faster than GPT-2\'s block',
+        f'arch = "{arch}"  # learns faster than GPT-2\'s block',
         f"n_layer = {plan.n_layer}  # the size with the lowest expected loss after {tokens}",
         f"n_head = {plan.n_head}  # of 64 channels or more",
         f"n_embd = {plan.n_embd}",
@@ -120,7 +121,7 @@ def config_text(plan: Plan, stories: Stories, path: Path) -> str:
         "",
         f"max_minutes = {plan.minutes:g}",
         "max_iters = 1_000_000  # never reached: max_minutes ends the run",
-        'optimizer = "muon"  # learns faster than AdamW alone',
+        f'optimizer = "{optimizer}"  # learns faster than AdamW alone',
         f"muon_learning_rate = {plan.muon_learning_rate:g}  # measured by width",
         f"learning_rate = {plan.learning_rate:g}  # AdamW's, of the embedding and the vectors",
         'lr_schedule = "linear"',
@@ -128,7 +129,7 @@ def config_text(plan: Plan, stories: Stories, path: Path) -> str:
         "min_lr = 0.0",
         f"warmup_iters = {min(100, max(5, plan.steps // 100))}  # a hundredth of the steps",
         "weight_decay = 0.1  # hardly matters with few passes",
-        f"ema = {ema_of(plan)}  # pays where stories are repeated, from three passes on",
+        f"ema = {ema_of(plan.passes)}  # pays where stories are repeated, from three passes on",
         f"eval_interval = {interval}  # about 15 evaluations",
         "eval_tokens = 65_536",
         f"log_interval = {max(1, interval // 10)}",

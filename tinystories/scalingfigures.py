@@ -12,7 +12,6 @@ from tinystories.law import Law
 from tinystories.terminal import short_count
 
 FOLDER = ROOT / "docs"
-SAME = 0.1  # by how much the log of the compute of two runs of one budget may differ
 COLORS = ("#56b4e9", "#0072b2", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#000000")
 BITS = "validation bits per byte"
 
