@@ -29,8 +29,8 @@ PARTS = ("text", "lens", "heads", "ablation", "neurons")
 @dataclass
 class Settings(RangedSettings):
     # Model
-    out_dir: str | None = None  # run folder, or hf:NAME; None: the run saved last
-    checkpoint: str = "best.pt"  # or kept/step_0000512.pt; or out/RUN/ckpt.pt
+    out_dir: str | None = None  # run folder, RUN@STEP or hf:NAME; None: the run saved last
+    checkpoint: str = "best.pt"  # or ckpt.pt; or out/RUN/ckpt.pt
     # What to look at
     parts: str | None = None  # of text,lens,heads,ablation,neurons; None: all
     text: str | None = None  # one text; FILE:path, or - for stdin
@@ -83,7 +83,9 @@ import torch
 
 from tinystories import device
 from tinystories.activations import attention
+from tinystories.evaluation.subject import Subject as Opened
 from tinystories.evaluation.subject import open_subject
+from tinystories.figures import short_name
 from tinystories.files import atomic_write, read_whole, short_path, write_json
 from tinystories.formats.causal_lm import is_published
 from tinystories.interpretation import (
@@ -99,7 +101,7 @@ from tinystories.interpretation import (
     training,
 )
 from tinystories.interpretation.stories import Story, Subject
-from tinystories.run import check_kept, kept_file, load_model, run_name
+from tinystories.run import check_kept, kept_file, load_model, run_name, split_step
 from tinystories.storystats import SENTENCE_END
 from tinystories.terminal import command_text, counted, log_stderr, progress, time_taken, wrapped
 
@@ -107,10 +109,12 @@ FOLDER = "interpret"  # in the run folder
 OWN_FILES = {
     *("interpret.json", "text.png", "text.html", "lens.png", "attention.png", "heads.png"),
     *("ablation.png", "neurons.txt", "over_training.csv", "over_training.png", "over_training.txt"),
+    "text",
 }
+OWN_TEXT = "text"  # the folder in FOLDER for a text of one's own
+OF_FILE_MANAGERS = {".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini"}
 LONGEST_TEXT = 10_000_000  # characters
 ATTENTION_TOKENS = 48  # of a text, shown in attention.png
-MOST_LINES = 10  # of the summary
 EXPECTED_LONG = 300  # seconds, from which on a part says beforehand how long it takes
 
 
@@ -121,37 +125,44 @@ def main(s: Settings) -> None:
     if not name or not is_published(name):
         name, checkpoint = run_name(s.out_dir, s.checkpoint), Path(s.checkpoint).name
     s = replace(s, checkpoint=checkpoint)
+    if s.over_training and (is_published(name) or split_step(name)[1] is not None):
+        raise UserError(f"over_training takes a run with all that it kept; {name} is one model")
     steps = check_kept(name) if s.over_training else []
     hardware = device.select_hardware(s.device, "float32")
     opened = open_subject(s, name, hardware)
-    folder = output_folder(opened.folder)
+    folder = output_folder(opened.folder, given is not None)
     log_stderr(f"{opened.info['checkpoint']} of {name}, {hardware.reasons[0]}")
-    with device.out_of_memory(f"lower stories (now {s.num_stories()}), or take --device=cpu"):
+    with device.out_of_memory("take few stories at a time (--stories=4), or --device=cpu"):
         subject, shown = choose_stories(s, opened, given)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if steps:
             lines, made = follow(s, opened, subject, shown, folder, steps)
         else:
             check_finite(opened.model, f"{opened.info['checkpoint']} of {name}")
-            results, made = look(s, subject, shown, folder, name)
+            results, made = look(s, subject, shown, folder, short_name(name))
             lines = summary.of_results(results)
     took = time.perf_counter() - start_time
-    if given is None and not steps:
+    if not steps:
         tokens = sum(len(story.x) for story in subject.stories)
-        about = {"run": name, **opened.info, "stories": len(subject.stories), "tokens": tokens}
+        data = opened.data.folder.name if opened.data and given is None else None
+        about = {"run": name, **opened.info, "dataset": data, "text": given}
+        about |= {"stories": len(subject.stories), "tokens": tokens}
         write_json(folder / "interpret.json", about | {"seconds": round(took, 1)} | results)
         made.append("interpret.json")
-    print("\n".join(wrapped(line) for line in lines[:MOST_LINES]))
+    print("\n".join(map(wrapped, lines)))
     log_stderr(
         wrapped(f"made in {short_path(folder)}: {', '.join(made)}; time: {time_taken(took)}")
     )
-    options = [f"--out_dir={name}"] if s.out_dir else []
-    options.append("--text=One day, Tom")
-    log_stderr("look at a text of your own:\n" + command_text("python", "interpret.py", *options))
+    if given is None:
+        options = [f"--out_dir={name}"]
+        if checkpoint != "best.pt" and not is_published(name) and split_step(name)[1] is None:
+            options.append(f"--checkpoint={checkpoint}")
+        words = ("python", "interpret.py", *options, "--text=One day, Tom")
+        log_stderr("look at a text of your own:\n" + command_text(*words))
 
 
 def follow(
-    s: Settings, opened, subject: Subject, shown: Story, folder: Path, steps: list[int]
+    s: Settings, opened: Opened, subject: Subject, shown: Story, folder: Path, steps: list[int]
 ) -> tuple[list[str], list[str]]:
     """Measure each kept checkpoint, and let it tell a story; a summary, and names of files."""
     rows, tales = [], []
@@ -162,7 +173,7 @@ def follow(
         own = replace(subject, model=model)
         rows.append({"step": step} | training.measure(own))
         tales.append(f"--- step {step} ---\n{training.story(own, opened.hardware, prompt)}\n")
-    training.write(rows, folder, f"{opened.name}: how it learned")
+    training.write(rows, folder, f"{short_name(opened.name)}: how it learned")
     atomic_write(folder / "over_training.txt", "\n".join(tales).encode(errors="replace"))
     return training.summary(rows), [f"over_training.{end}" for end in ("png", "csv", "txt")]
 
@@ -191,12 +202,15 @@ def read_text(value: str) -> str:
     return content
 
 
-def output_folder(run: Path) -> Path:
-    """The folder for the results; raises UserError if it has files of somebody else."""
-    folder = run / FOLDER
+def output_folder(run: Path, own_text: bool) -> Path:
+    """The folder for the results; raises UserError if it has files of somebody else.
+
+    The results of a text of one's own have a folder of their own.
+    """
+    folder = run / FOLDER / OWN_TEXT if own_text else run / FOLDER
     if folder.exists():
         names = {path.name.removesuffix(".tmp") for path in folder.iterdir()}
-        if foreign := sorted(names - OWN_FILES):
+        if foreign := sorted(names - OWN_FILES - OF_FILE_MANAGERS):
             raise UserError(
                 f"{short_path(folder)} has {foreign[0]}, which interpret.py did not write"
             )
@@ -209,12 +223,18 @@ def check_finite(model: torch.nn.Module, what: str) -> None:
         raise UserError(f"{what} has weights that are not finite: there is nothing to see in it")
 
 
-def choose_stories(s: Settings, opened, given: str | None) -> tuple[Subject, Story]:
+def choose_stories(s: Settings, opened: Opened, given: str | None) -> tuple[Subject, Story]:
     """The model with the stories that it is looked at in, and the text that is shown."""
     model, tokenizer = opened.model, opened.tokenizer
     size = model.config.block_size
     chosen, names = [], set()
-    if given is None or opened.data is not None:
+    uses_names = {"heads", "ablation"} & set(s.wanted())
+    if given is None and opened.data is None:
+        raise UserError(
+            f"there are no stories for {opened.name}: its dataset is missing or has another "
+            "tokenizer; name one with --dataset=, or give a text with --text="
+        )
+    if given is None or (opened.data is not None and uses_names):
         count = s.num_stories() if given is None else 1
         chosen, names = stories.validation_stories(opened.dataset(), tokenizer, size, count)
     if given is None:
@@ -245,7 +265,10 @@ def look(
             results |= result
             made += files
     if s.text is not None and s.parts is None:
-        made += draw_attention(subject, shown, folder, title)
+        try:
+            made += draw_attention(subject, shown, folder, title)
+        except UserError as error:  # attention that cannot be seen
+            log_stderr(wrapped(f"no attention.png: {error}"))
     return results, made + join(results, folder, title)
 
 
@@ -310,10 +333,10 @@ def warn_if_long(subject: Subject, passes: float, part: str, s: Settings) -> Non
     batches = list(subject.batches())
     start_time = time.perf_counter()
     with torch.no_grad():
-        subject.model(batches[0][1])
+        subject.model(batches[0][1]).sum().item()  # waits for the device
     seconds = passes * len(batches) * (time.perf_counter() - start_time)
     if seconds > EXPECTED_LONG:
-        fewer = f"fewer stories (--stories={max(1, s.num_stories() // 4)}) are faster"
+        fewer = f"fewer stories (--stories={max(1, s.num_stories() // 4)}) or --parts are faster"
         log_stderr(f"{part} takes about {time_taken(seconds)}; {fewer}")
 
 

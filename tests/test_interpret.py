@@ -95,7 +95,7 @@ def test_a_hand_made_head_for_the_token_before_and_one_for_induction_are_found(m
     assert before["by_distance"][1] == pytest.approx(1, abs=1e-3)
     assert copying["induction"]["attention"] == pytest.approx(1, abs=1e-3)
     assert before["induction"]["attention"] < 1e-3
-    assert repeat["random"][1] < repeat["random"][0] - 1
+    assert repeat["random"][1] < 0.05 < repeat["random"][0]  # all but the first id is copied
 
 
 def test_the_uniform_attention_of_a_model_without_queries_is_uniform_in_every_score():
@@ -111,7 +111,7 @@ def test_the_uniform_attention_of_a_model_without_queries_is_uniform_in_every_sc
         assert head["entropy_bits"] == pytest.approx(np.mean(np.log2(np.add(queries, 1))))
         assert head["first"]["attention"] == pytest.approx(np.mean(1 / np.add(queries, 1)))
         for score in (*heads.SCORES, "name"):
-            assert figures.times_uniform(head, score) == pytest.approx(1, abs=1e-5)
+            assert heads.times_uniform(head, score) == pytest.approx(1, abs=1e-5)
         pairs = [(t - s, 1 / (t + 1)) for n in lengths for t in range(n) for s in range(1, t + 1)]
         groups = {}
         for distance, share in pairs:
@@ -226,8 +226,7 @@ def test_a_neuron_that_fires_at_one_id_shows_that_id_and_nothing_else():
     values = torch.cat([inputs(model, x, "mlp")[0][y >= 0] for _, x, y in subject.batches()])[:, 5]
     z = (values - values.mean()) / values.std(correction=0)
     assert found["kurtosis"] == pytest.approx((z.double() ** 4).mean().item(), rel=1e-3)
-    places = [place for place in found["contexts"] if place["value"] > 1]
-    assert {place["token"] for place in places} == {"t"}
+    assert {place["token"] for place in found["contexts"]} == {"t"}
     share = sum(tale.count("t") for tale in TALES) / len(values)
     assert found["active_share"] == pytest.approx(share)
 
@@ -248,12 +247,22 @@ def some_heads(layers: int, width: int) -> list[dict]:
     ]
 
 
+def test_the_heads_that_cost_most_are_those_shown():
+    cheap, costly = some_heads(1, 2)
+    for cost, head in ((0.1, cheap), (9.0, costly)):
+        head["removed"]["kinds"] = {"name_again": {"nats": None}, "word": {"nats": -cost}}
+    assert figures.largest(costly) > figures.largest(cheap) > 0
+
+
 @pytest.mark.parametrize(("layers", "width"), [(1, 1), (12, 16)])
 def test_pictures_are_drawn_for_models_of_any_shape(layers, width, tmp_path):
     found, cost = some_heads(layers, width), {"bits_per_byte": 0.1, "se": None}
     rows = [{"attention_removed": cost, "mlp_removed": cost}] * layers
     figures.plot_heads(found, "t", tmp_path / "heads.png")
-    figures.plot_ablation(found, rows, dict.fromkeys(KINDS, 1.0), "t", tmp_path / "ablation.png")
+    for head in found:  # in stories without names
+        head["removed"]["kinds"]["name_again"] = {"nats": None, "se": None, "tokens": 0}
+    whole = dict.fromkeys(KINDS, 1.0) | {"name_again": None}
+    figures.plot_ablation(found, rows, whole, "t", tmp_path / "ablation.png")
     for name in ("heads", "ablation"):
         picture = matplotlib.image.imread(tmp_path / f"{name}.png")
         assert picture.std() > 0.05
@@ -320,8 +329,11 @@ def test_everything_is_looked_at_and_the_run_stays_as_it_is(trained, dataset):
 def test_a_text_of_ones_own_is_looked_at_alone(trained):
     lines = look(f"--out_dir={trained}", "--text=One day, Tom", "--device=cpu")
     assert "bits per byte" in lines[0]
-    made = {path.name for path in (trained / "interpret").iterdir()}
-    assert made == {"text.png", "text.html", "lens.png", "attention.png"}
+    assert [path.name for path in (trained / "interpret").iterdir()] == ["text"]
+    made = {path.name for path in (trained / "interpret" / "text").iterdir()}
+    assert made == {"text.png", "text.html", "lens.png", "attention.png", "interpret.json"}
+    lines = look(f"--out_dir={trained}", "--text=One day", "--parts=ablation", "--device=cpu")
+    assert "one text: no standard" in lines[0]
 
 
 def test_mistakes_are_one_line(trained, tmp_path):
@@ -333,8 +345,10 @@ def test_mistakes_are_one_line(trained, tmp_path):
     assert "is not UTF-8" in refusal(where, f"--text=FILE:{tmp_path / 'bytes'}")
     assert "there is no file" in refusal(where, "--text=FILE:nothing")
     assert "train it with --keep_per_doubling=4" in refusal(where, "--over_training")
+    assert "takes a run with all" in refusal("--out_dir=hf:x/y", "--over_training")
     assert "stories is 0" in refusal(where, "--stories=0")
     (trained / "interpret").mkdir()
+    (trained / "interpret" / ".DS_Store").touch()
     (trained / "interpret" / "diary.txt").touch()
     assert "has diary.txt, which interpret.py did not write" in refusal(where)
 
@@ -350,7 +364,7 @@ def test_weights_that_are_not_finite_are_refused(trained):
 def test_another_vocabulary_is_refused_and_without_data_one_is_told(trained, reciter, tmp_path):
     data = f"--dataset={read_config(trained)['dataset']}"
     assert "another tokenizer" in refusal(f"--out_dir={reciter(b'Hi.')}", data)
-    assert "is missing" in refusal(f"--out_dir={reciter(b'Hi.', name='alone')}")
+    assert "give a text with --text=" in refusal(f"--out_dir={reciter(b'Hi.', name='alone')}")
 
 
 def test_a_text_longer_than_the_window_is_cut_and_one_is_told(trained, capsys):

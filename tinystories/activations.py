@@ -63,7 +63,7 @@ def attention(model: Any, x: Tensor, visit: Callable | None = None) -> list:
     if len(seen) != len(model.h):
         raise UserError(
             f"the attention of {len(seen)} of {len(model.h)} layers can be seen: the others do "
-            "not use torch's scaled_dot_product_attention; --parts=text,lens works without"
+            "not use torch's scaled_dot_product_attention; every part but heads works without"
         )
     return seen
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tinystories.activations import block_calls, inputs, logits_of, replaced, run_from
-from tinystories.interpretation.stories import KINDS, Subject, nats
+from tinystories.interpretation.stories import KINDS, Subject, by_story, nats
 from tinystories.terminal import progress
 
+SURE = 3  # standard errors: what is nearer to zero may be chance
 Removal = tuple[int, str, int | None]  # layer, part, head; None: all of it
 
 
@@ -53,8 +54,7 @@ def measure(subject: Subject) -> tuple[dict[str, float | None], dict[Removal, di
 def losses_from(subject: Subject, calls: list, layer: int, y: Tensor) -> list[np.ndarray]:
     """The loss of each token, by story, if the model is computed from a layer on."""
     each = nats(logits_of(subject.model, run_from(subject.model, calls, layer)[-1]), y)
-    rows = each.cpu().double().numpy()
-    return [row[:n] for row, n in zip(rows, (y >= 0).sum(1).tolist(), strict=True)]
+    return by_story(each, y)
 
 
 def mean_inputs(subject: Subject, part: str) -> list[Tensor]:

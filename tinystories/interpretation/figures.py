@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tinystories.figures import BLUE_SHADES, INK, saved_figure, short_name, title_and_legend
-from tinystories.interpretation.heads import SCORES
+from tinystories.interpretation.ablation import SURE
+from tinystories.interpretation.heads import SCORES, head_name, times_uniform
 from tinystories.interpretation.stories import KINDS
-from tinystories.interpretation.text import Surprise
+from tinystories.interpretation.text import MOST_BITS, Surprise
 
 MORE = LinearSegmentedColormap.from_list("more", ("#ffffff", *BLUE_SHADES))
 SURPRISE = LinearSegmentedColormap.from_list(
@@ -24,8 +25,8 @@ BOTH = LinearSegmentedColormap.from_list(
     "both", ("#0072b2", "#8fbfdf", "#ffffff", "#f0905a", "#d55e00")
 )
 FADED = "#b0b0b0"
-MOST_BITS = 8  # of surprise, where the color is strongest
 LENS_TOKENS = 12  # shown of a text
+MOST_HEADS = 24  # whose costs by kind of token are shown
 SCORE_TITLES = {
     "previous": "token before",
     "first": "first token",
@@ -33,19 +34,6 @@ SCORE_TITLES = {
     "induction": "induction",
     "name": "name to come",
 }
-SURE = 3  # standard errors: what is nearer to zero prints grey
-
-
-def head_name(head: dict) -> str:
-    """How a head is called: layer.head, both from 0."""
-    return f"{head['layer']}.{head['head']}"
-
-
-def times_uniform(head: dict, score: str) -> float | None:
-    """How many times as much attention as uniform attention would give; None if not measured."""
-    values = head[score]
-    return values["attention"] / values["uniform"] if values and values["uniform"] else None
-
 
 # Text ---------------------------------------------------------------------------------------
 
@@ -99,9 +87,9 @@ def plot_attention(
 
     Args:
         patterns: of each layer, (H, T, T).
-        pieces: of the T tokens, as they are shown.
+        pieces: of the text, for the title.
     """
-    layers, heads = len(patterns), max(map(len, patterns))
+    layers, heads = len(patterns), len(patterns[0])
     size = 8.6 / heads
     with saved_figure(path, height=1.3 + layers * (min(size, 2.6) + 0.25)) as figure:
         figure.suptitle(f"{title}\n“{short_name(''.join(pieces), 70)}”", x=0.01, ha="left")
@@ -109,11 +97,9 @@ def plot_attention(
         for layer, row in enumerate(grid):
             for head, axes in enumerate(row):
                 axes.set_axis_off()
-                if head < len(patterns[layer]):
-                    axes.imshow(patterns[layer][head] ** 0.5, cmap=MORE, vmin=0, vmax=1)
-                    axes.set_title(
-                        f"{layer}.{head}", fontsize=min(9, 60 * size / 9), pad=2, loc="center"
-                    )
+                axes.imshow(patterns[layer][head] ** 0.5, cmap=MORE, vmin=0, vmax=1)
+                font = min(9, 60 * size / 9)
+                axes.set_title(f"{layer}.{head}", fontsize=font, pad=2, loc="center")
 
 
 # Lens ---------------------------------------------------------------------------------------
@@ -231,7 +217,7 @@ def plot_ablation(
     """What it costs to remove a head, a layer's attention, its MLP; and of heads by kind."""
     count, width = len(layers), 1 + max(head["head"] for head in heads)
     names = [kind for kind in KINDS if whole[kind] is not None]
-    shown = sorted(heads, key=lambda head: -largest(head))[:24]
+    shown = sorted(heads, key=lambda head: -largest(head))[:MOST_HEADS]
     shown.sort(key=lambda head: (head["layer"], head["head"]))
     heights = 1.1 + 0.36 * count, 1.55 + 0.29 * len(shown)
     with saved_figure(path, height=0.6 + sum(heights)) as figure:
@@ -257,9 +243,9 @@ def plot_ablation(
         upper.invert_yaxis()
         cells = np.array([[value(h["removed"]["kinds"][k]["nats"]) for k in names] for h in shown])
         errors = np.array([[value(h["removed"]["kinds"][k]["se"]) for k in names] for h in shown])
-        what = (
-            "nats that removing a head adds, by what comes next\ngrey: within three standard errors"
-        )
+        which = "a head" if len(shown) == len(heads) else f"one of the {MOST_HEADS} that cost most"
+        what = f"nats that removing {which} adds, by what comes next\n"
+        what += "grey: within three standard errors"
         plot_costs(lower, cells, errors, what, "{:+.2f}")
         columns = [f"{KINDS[kind]}\n({whole[kind]:.2f})" for kind in names]
         lower.set_xticks(range(len(names)), columns)
@@ -270,7 +256,8 @@ def plot_ablation(
 
 def largest(head: dict) -> float:
     """The highest cost of a head for any kind of token."""
-    return max(abs(value(kind["nats"])) for kind in head["removed"]["kinds"].values())
+    costs = [kind["nats"] for kind in head["removed"]["kinds"].values()]
+    return max((abs(cost) for cost in costs if cost is not None), default=0.0)
 
 
 def value(number: float | None) -> float:
@@ -279,7 +266,8 @@ def value(number: float | None) -> float:
 
 def plot_costs(axes: Axes, cells: np.ndarray, errors: np.ndarray, title: str, form: str) -> None:
     """A table of costs, red where the model got worse; grey where an error may be the reason."""
-    sure = np.abs(cells) > SURE * np.nan_to_num(errors, nan=np.inf)
+    measured = np.isfinite(errors).any()  # else there is one text, and all is shown as it is
+    sure = np.abs(cells) > SURE * np.nan_to_num(errors, nan=np.inf if measured else 0)
     top = float(np.nanmax(np.abs(np.where(sure, cells, np.nan)), initial=1e-9))
     colors = np.where(sure, np.sign(cells) * np.sqrt(np.abs(cells) / top), 0)
     axes.imshow(colors, cmap=BOTH, vmin=-1.2, vmax=1.2, aspect="auto")

@@ -142,7 +142,9 @@ def read_twice(subject: Subject, once: list, tallies: list[Tally]) -> list[float
     texts = torch.tensor(np.array([[first, *ids, *ids] for ids in once]), device=subject.device)
 
     def visit(layer: int, pattern: Tensor, visible: Tensor) -> None:
-        query = torch.arange(n + 1, 2 * n, device=texts.device)  # the last may be followed by other
+        query = torch.arange(
+            n + 1, 2 * n, device=texts.device
+        )  # not n: its id comes for the first time
         found = pattern[:, :, query, query - n + 1].transpose(0, 1).flatten(1)
         seen = visible.expand(len(pattern), 1, *pattern.shape[2:])[:, 0]
         uniform = seen[:, query, query - n + 1] / seen[:, query].sum(-1)
@@ -156,7 +158,8 @@ def read_twice(subject: Subject, once: list, tallies: list[Tally]) -> list[float
                 attention(subject.model, x, visit)
             losses.append(nats(subject.model(x), y))
     each = torch.cat(losses)
-    return [each[:, :n].mean().item(), each[:, n:].mean().item()]
+    # Without the first id of each reading: nothing before it says that the text begins again.
+    return [each[:, 1:n].mean().item(), each[:, n + 1 :].mean().item()]
 
 
 def result(tally: Tally, layer: int, head: int) -> dict[str, Any]:
@@ -181,3 +184,14 @@ def result(tally: Tally, layer: int, head: int) -> dict[str, Any]:
         "explained": {"distance": float(distance), "token": float(token)},
         "by_distance": by_distance[:DISTANCES].tolist(),
     }
+
+
+def head_name(head: dict) -> str:
+    """How a head is called: layer.head, both from 0."""
+    return f"{head['layer']}.{head['head']}"
+
+
+def times_uniform(head: dict, score: str) -> float | None:
+    """How many times as much attention as uniform attention would give; None if not measured."""
+    values = head[score]
+    return values["attention"] / values["uniform"] if values and values["uniform"] else None

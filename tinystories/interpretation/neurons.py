@@ -1,5 +1,6 @@
 """What the neurons of the MLPs that fire most selectively react to, and what they raise."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,20 +33,22 @@ def measure(subject: Subject, count: int) -> list[dict]:
     """
     moments = [moments_of(*sums) for sums in power_sums(subject)]
     chosen = [np.argsort(-each.kurtosis, kind="stable")[:count] for each in moments]
+    chosen = [ids[each.kurtosis[ids] > 0] for ids, each in zip(chosen, moments, strict=True)]
     values = activations(subject, chosen)
     found = []
     for layer, (ids, each) in enumerate(zip(chosen, moments, strict=True)):
         for column, neuron in enumerate(ids):
             sign = -1 if each.skew[neuron] < 0 else 1
             tail = sign * values[layer][:, column]
+            threshold = max(0.0, ACTIVE * float(tail.max()))
             found.append(
                 {
                     "layer": layer,
                     "neuron": int(neuron),
                     "kurtosis": float(each.kurtosis[neuron]),
                     "sign": sign,
-                    "active_share": float((tail > ACTIVE * tail.max()).mean()),
-                    "contexts": contexts(subject, tail),
+                    "active_share": float((tail > threshold).mean()),
+                    "contexts": contexts(subject, tail, threshold),
                     "raises": raised(subject, layer, int(neuron), sign),
                 }
             )
@@ -89,25 +92,27 @@ def activations(subject: Subject, chosen: list[np.ndarray]) -> list[np.ndarray]:
     return [np.concatenate(each) for each in parts]
 
 
-def contexts(subject: Subject, values: np.ndarray) -> list[dict]:
+def contexts(subject: Subject, values: np.ndarray, threshold: float) -> list[dict]:
     """Where a neuron is most active: the text before, the token, the text after.
 
-    At most one place in each story, so that one story does not fill the list.
+    At most one place in each story, so that one story does not fill the list, and none where the
+    neuron is not above the threshold.
     """
     ends = np.cumsum([len(story.x) for story in subject.stories])
     starts = ends - [len(story.x) for story in subject.stories]
     best = [int(a + values[a:b].argmax()) for a, b in zip(starts, ends, strict=True)]
     best.sort(key=lambda place: -values[place])
     shown = []
-    for place in best[:CONTEXTS]:
+    for place in [place for place in best if values[place] > threshold][:CONTEXTS]:
         row = int(np.searchsorted(ends, place, side="right"))
         story, i = subject.stories[row], place - int(starts[row])
         # The id at i is the piece i - 1; before the first piece stands the first id.
         before = visible(b"".join(story.pieces[max(0, i - 1 - BEFORE) : max(0, i - 1)]))
         token = visible(story.pieces[i - 1]) if i else name_of(subject, int(story.x[0]))
         after = visible(b"".join(story.pieces[i : i + AFTER]))
-        shown.append({"before": before, "token": token, "after": after, "value": values[place]})
-    return [each | {"value": float(each["value"])} for each in shown]
+        value = float(values[place])
+        shown.append({"before": before, "token": token, "after": after, "value": value})
+    return shown
 
 
 @torch.no_grad()
@@ -119,6 +124,7 @@ def raised(subject: Subject, layer: int, neuron: int, sign: int) -> list[str]:
     direction = sign * columns[:, neuron]
     logits = logits_of(subject.model, direction[None, None])[0, 0]
     logits = logits - logits_of(subject.model, -direction[None, None])[0, 0]
+    logits = logits.nan_to_num(nan=-math.inf)  # inf - inf, of an id that is never predicted
     return [name_of(subject, i) for i in logits.topk(min(RAISED, len(logits))).indices.tolist()]
 
 
@@ -127,7 +133,7 @@ def listing(found: list[dict]) -> str:
     lines = []
     for each in found:
         name = f"{each['layer']}.{each['neuron']}"
-        below = ", below zero" if each["sign"] < 0 else ""
+        below = ", sign turned: it fires below zero" if each["sign"] < 0 else ""
         lines.append(
             f"neuron {name}  kurtosis {each['kurtosis']:.0f}, active at "
             f"{each['active_share']:.2%} of the tokens{below}"

@@ -2,9 +2,8 @@
 
 from html import escape
 
-from tinystories.interpretation.text import Surprise
+from tinystories.interpretation.text import MOST_BITS, Surprise
 
-MOST_BITS = 8  # of surprise, where the color is strongest
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

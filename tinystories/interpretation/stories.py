@@ -80,6 +80,12 @@ def nats(logits: Tensor, y: Tensor) -> Tensor:
     return each.view_as(y)
 
 
+def by_story(each: Tensor, y: Tensor) -> list[np.ndarray]:
+    """The losses that `nats` gives, of each story only those that have a target."""
+    rows = each.cpu().double().numpy()
+    return [row[:n] for row, n in zip(rows, (y >= 0).sum(1).tolist(), strict=True)]
+
+
 def validation_stories(
     data: Dataset, tokenizer: Tokenizer, block_size: int, count: int
 ) -> tuple[list[Story], set[str]]:
@@ -90,7 +96,7 @@ def validation_stories(
     """
     own = tokenizer.fingerprint == data.tokenizer.fingerprint if tokenizer.lossless else False
     if data.tokenizer.end_of_text is None:
-        starts = data.val.evenly_spaced_starts(count)
+        starts = data.val.evenly_spaced_starts(NAMES_FROM)
         each = [np.asarray(data.val.ids[i : i + block_size + 1]) for i in starts]
     else:
         each = [ids[:-1] for ids in data.val.story_ids(data.tokenizer.end_of_text) if len(ids) > 1]

@@ -1,6 +1,7 @@
 """What was found in a model and what was not, in a few plain lines."""
 
-from tinystories.interpretation.figures import SURE, head_name, times_uniform
+from tinystories.interpretation.ablation import SURE
+from tinystories.interpretation.heads import head_name, times_uniform
 from tinystories.terminal import counted
 
 
@@ -19,7 +20,7 @@ def of_results(results: dict) -> list[str]:
     if found and "removed" in found[0]:
         lines += removal_lines(results)
     if results.get("neurons"):
-        each = max(results["neurons"], key=lambda n: n["kurtosis"])
+        each = max(results["neurons"], key=lambda neuron: neuron["kurtosis"])
         name, places = f"{each['layer']}.{each['neuron']}", each["contexts"][:3]
         texts = ", ".join(f"“{p['before'][-16:]}[{p['token']}]”" for p in places)
         lines.append(f"most selective neuron {name}: {texts}")
@@ -71,12 +72,14 @@ def removal_lines(results: dict) -> list[str]:
     found = results["heads"]
     best = max(found, key=lambda head: head["removed"]["bits_per_byte"])
     cost = best["removed"]
+    most = f"most needed: head {head_name(best)}, without it {cost['bits_per_byte']:+.3f}"
+    if cost["se"] is None:
+        return [f"{most} bits per byte (one text: no standard errors)"]
     unsure = sum(
         not sure(head["removed"]["bits_per_byte"], head["removed"]["se"]) for head in found
     )
     return [
-        f"most needed: head {head_name(best)}, without it "
-        f"{cost['bits_per_byte']:+.3f} bits per byte",
+        f"{most} ± {cost['se']:.3f} bits per byte",
         f"no effect beyond three standard errors: {unsure} of {counted(len(found), 'head')}",
     ]
 

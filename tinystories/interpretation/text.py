@@ -9,6 +9,7 @@ import torch
 from tinystories.interpretation.stories import Story, Subject, pieces_of
 
 LIKELIEST = 5  # tokens
+MOST_BITS = 8  # of surprise, where the color is strongest
 END = "[end]"  # how the token at the end of a story is shown
 
 

@@ -13,7 +13,7 @@ from tinystories.device import Hardware
 from tinystories.files import atomic_write
 from tinystories.generate import Sampling, collect_stories, generate_stories, prepare_for_generation
 from tinystories.interpretation import ablation, heads, lens
-from tinystories.interpretation.stories import KINDS, Subject, nats
+from tinystories.interpretation.stories import KINDS, Subject, by_story, nats
 
 STORY_TOKENS = 200  # of a story at each step
 SAMPLING, SEED = Sampling(temperature=0.8), 1337
@@ -25,8 +25,7 @@ def measure(subject: Subject) -> dict:
     losses: list[np.ndarray] = []
     with torch.no_grad():
         for _, x, y in subject.batches():
-            each = nats(subject.model(x), y).cpu().double().numpy()
-            losses += [row[:n] for row, n in zip(each, (y >= 0).sum(1).tolist(), strict=True)]
+            losses += by_story(nats(subject.model(x), y), y)
     bits = lens.measure(subject)
     found, repeat = heads.measure(subject)
     row: dict = {"bits_per_byte": bits[-1]}
@@ -37,7 +36,7 @@ def measure(subject: Subject) -> dict:
         known = [head for head in found if head[name]]
         best = max(known, key=lambda head: head[name]["attention"], default=None)
         row[name] = best[name]["attention"] if best else None
-        row[f"{name}_head"] = f"{best['layer']}.{best['head']}" if best else None
+        row[f"{name}_head"] = heads.head_name(best) if best else None
     for text in ("story", "random"):
         first, again = repeat[text] or (None, None)
         row |= {f"{text}_first": first, f"{text}_again": again}
@@ -112,7 +111,8 @@ def summary(rows: Sequence[dict]) -> list[str]:
     )
     if last["nats_name_again"] is not None:
         lines.append(
-            f"a name that stood before costs {first['nats_name_again']:.2f} nats, then "
-            f"{last['nats_name_again']:.2f}; a new one {last['nats_name_new'] or 0:.2f}"
+            f"a name that stood before: {first['nats_name_again']:.2f} nats at step "
+            f"{first['step']:,}, {last['nats_name_again']:.2f} at step {last['step']:,}; a new "
+            f"one {last['nats_name_new']:.2f}"
         )
     return lines
