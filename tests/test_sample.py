@@ -348,6 +348,14 @@ def test_each_story_of_a_batch_ends_for_itself(reciter):
 LETTERS = "a ö 好 🦊é"
 
 
+def test_weights_that_give_no_probabilities_are_named(run):
+    model, tokenizer, _ = load_model(run)
+    with torch.no_grad():
+        model.wte.weight.fill_(1e38)  # finite, but not their products
+    with pytest.raises(UserError, match="its weights are damaged"):
+        list(generate_stories(model, tokenizer, CPU, max_new_tokens=5))
+
+
 def test_streaming_yields_whole_characters_only(reciter):
     told = pieces_of(reciter(LETTERS.encode()), max_new_tokens=60)
     pieces = [row[0].text for row in told if row[0].text]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from configurator import RangedSettings
+from configurator import RangedSettings, UserError
 from model import LanguageModel
 from tinystories.device import Hardware
 from tinystories.ranges import Count, Fraction, NonNegative, Positive, PositiveFraction
@@ -86,6 +86,8 @@ def generate_stories(
         stop: end each story at end of text; otherwise write the name of that token and continue.
         max_chars: stop as soon as each story has ended or has that many generated characters.
 
+    Raises UserError where the model's weights give no probabilities, only NaN.
+
     Yields:
         the pieces that a new token adds, one per story. At the end comes one more list, which
         completes characters of which bytes are missing; not after max_chars.
@@ -108,6 +110,8 @@ def generate_stories(
             break
         pieces = []
         for i, token in enumerate(new.tolist()):
+            if token >= model.config.vocab_size:  # where the cumulative probabilities are NaN
+                raise UserError("the model gives no probabilities: its weights are damaged")
             is_eot = token == tokenizer.end_of_text
             ended[i] = ended[i] or (stop and is_eot)
             text = decoders[i]([token], is_eot) + (END_OF_TEXT if is_eot and not stop else "")
