@@ -142,8 +142,8 @@ def stuck(collection: Collection, what: str, reason: str) -> UserError:
 
 def wanted(s: Settings, collection: Collection, running: int) -> bool:
     """Whether to send another request while others are running."""
-    prompt_tokens = tokens_each(collection)[0]
-    largest = prompt_tokens + (s.max_tokens or TOKENS_EACH[1])
+    prompt_tokens, answer_tokens = tokens_each(collection)
+    largest = prompt_tokens + (s.max_tokens or max(answer_tokens, TOKENS_EACH[1]))
     within = sum(collection.tokens) + (running + 1) * largest <= (s.max_tokens_total or math.inf)
     return collection.stories + running < s.count and within
 

@@ -23,10 +23,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from configurator import ROOT, RangedSettings, UserError, configure, start
-from tinystories.ranges import Count, Name, OpenFraction, PositiveFraction
+from tinystories.ranges import Count, Name, OpenFraction, Range
 from tinystories.stories.catalog import NAMES, Source, is_on_hub, open_source
 from tinystories.stories.files import SEPARATOR, short_name
 from tinystories.stories.mixture import (
@@ -58,7 +58,7 @@ class Settings(RangedSettings):
     instruct: bool = False  # storybook: lines that ask for each story
     max_stories: Count | None = None  # limit of training stories, per source
     clean: bool = True  # fix text, drop broken or duplicate stories
-    near_duplicates: PositiveFraction | None = None  # drop as similar; try 0.8
+    near_duplicates: Annotated[float, Range(0.6, 1)] | None = None  # drop as similar; try 0.8
     select: Count | None = None  # keep so many, those that cover most
     # Vocabulary
     tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # GPT-2's, or trained on the stories
@@ -137,9 +137,8 @@ def prepare(s: Settings, folder: Path) -> None:
         raise UserError(
             f"{folder} has {min(foreign)}, which is no part of a dataset; choose another --dataset"
         )
-    ask_hub = any(map(is_on_hub, source_names(s.source)))
-    sources = None if ask_hub else open_sources(s)  # ask the hub only if needed
-    inputs = describe_inputs(s, sources)
+    local = open_sources(s, hub=False)  # ask the hub only if needed
+    inputs = describe_inputs(s, local)
     if (folder / "train.bin").exists() and not s.overwrite:
         meta = read_meta(folder)
         if not meta or inputs != prepared_inputs(meta):
@@ -160,7 +159,8 @@ def prepare(s: Settings, folder: Path) -> None:
     shutil.rmtree(temp_folder, ignore_errors=True)
     temp_folder.mkdir(parents=True)
     try:
-        meta = build(s, sources or open_sources(s), temp_folder) | inputs
+        whole = len(local) == len(source_names(s.source))
+        meta = build(s, local if whole else open_sources(s), temp_folder) | inputs
         write_meta(temp_folder, meta)
         replace_folder(temp_folder, folder)
     finally:
@@ -170,10 +170,12 @@ def prepare(s: Settings, folder: Path) -> None:
     print(f"prepared in {time_taken(time.perf_counter() - start_time)}")
 
 
-def open_sources(s: Settings) -> list[Source]:
-    """The sources that the settings name."""
+def open_sources(s: Settings, hub: bool = True) -> list[Source]:
+    """The sources that the settings name, where `hub` is false without those on the hub."""
     names, sources = source_names(s.source), []
     for name in names:
+        if not hub and is_on_hub(name):
+            continue
         own = len(names) == 1 or name not in NAMES  # column and separator are for files of the user
         source = open_source(
             name,
@@ -189,10 +191,10 @@ def open_sources(s: Settings) -> list[Source]:
     return sources
 
 
-def describe_inputs(s: Settings, sources: list[Source] | None) -> dict:
+def describe_inputs(s: Settings, sources: list[Source]) -> dict:
     """What decides the content of a dataset: the settings, and the sizes and times of files."""
     settings = {k: v for k, v in vars(s).items() if k not in NOT_INPUT}
-    paths = [p for x in sources or () for split in SPLITS for p in x.files.get(split, ())]
+    paths = [p for x in sources for split in SPLITS for p in x.files.get(split, ())]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
     return {"settings": settings, "files": files}
 
@@ -231,6 +233,12 @@ def build(s: Settings, sources: list[Source], folder: Path) -> dict:
             part[split] = count | {"kept": i.kept[split], "cleaning": i.cleaning[split]}
             rules.update(i.cleaning[split])
         cleaning[split] = {rule: rules[rule] for rule in RULES if rules[rule]}
+    for part in parts:
+        if part["train"]["kept"] and not part["train"]["stories"]:
+            raise UserError(
+                f"an epoch would see none of the {part['train']['kept']:,} stories of "
+                f"{part['source']}; raise its weight"
+            )
     return {
         "source": ", ".join(part["source"] for part in parts),
         "revision": parts[0]["revision"] if len(parts) == 1 else None,
@@ -291,7 +299,7 @@ def print_summary(s: Settings, folder: Path, meta: dict) -> None:
     density = f"{train['bytes'] / train['tokens']:.2f} bytes per token"
     print(f"  vocabulary {meta['tokenizer']['vocab_size']:,} ids ({kind}), {density}")
     if s.separator is None:
-        print("  each file is one text, taken as it is, without cleaning")
+        print("  each file of your own is one text, taken as it is, without cleaning")
     parts = meta.get("sources") or [{split: {} for split in SPLITS}]
     for part in parts if len(parts) > 1 else ():
         times = "" if part["weight"] == 1 else f", {part['weight']:g} times an epoch"

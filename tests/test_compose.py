@@ -233,6 +233,19 @@ def test_an_answer_that_is_no_such_story_is_dropped(answer, reason):
         read_answer(answer, ORDER, instruct=False)
 
 
+@pytest.mark.parametrize(
+    "first", ["Mia looked up and cried:\n\n", "Er sagte: »Hallo!«\n\n", "It was still…\n\n"]
+)
+def test_a_first_sentence_is_no_title(first):
+    assert read_answer(first + GOOD, ORDER, instruct=False).endswith(GOOD)
+    assert len(read_answer(first + GOOD, ORDER, instruct=False)) > len(GOOD)
+
+
+def test_a_story_that_is_broken_into_lines_keeps_its_first():
+    lines = GOOD.replace(" ", "\n", 12)
+    assert read_answer(lines, ORDER, instruct=False).split() == GOOD.split()
+
+
 def test_a_story_that_begins_with_speech_is_no_refusal():
     story = f'"I\'m sorry," said the hen. "I cannot come."\n\n{GOOD}'
     assert read_answer(story, ORDER, instruct=False) == story
@@ -431,10 +444,17 @@ def test_a_file_that_ends_anywhere_gets_what_is_missing(order, server, out):
     whole = out.read_bytes()
     for end in (0, 1, len(whole) // 2, len(whole) - 1):
         out.write_bytes(whole[:end])
-        missing = 3 - whole[:end].count(b"\n")
+        missing = 3 - whole[: end + 1].count(b"\n")  # a line may lack nothing but its end
         server.asked.clear()
         assert [row["number"] for row in order(3, concurrency=1)] == [0, 1, 2]
         assert out.read_bytes() == whole and len(server.asked) == missing
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(order, out, tmp_path):
+    folder = shutil.copytree(ROOT / "prompts", tmp_path / "own")
+    for name in ("words.txt", "features.txt"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert read_prompts(folder, instruct=False)[:3] == PROMPTS[:3]
 
 
 @pytest.mark.parametrize(

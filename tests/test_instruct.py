@@ -86,6 +86,7 @@ def test_a_sentence_does_not_end_within_what_is_said():
         '"I am here."',
     ]
     assert sentences(text) == expected
+    assert sentences("Mrs. Bell went home. Dr. Owl did, too.")[0] == "Mrs. Bell went home."
 
 
 def test_the_prompt_has_the_ids_that_training_had():
@@ -137,10 +138,20 @@ def lexicon() -> Lexicon:
         ("zoob", "Two zoobs.", True),  # in no list
         ("hop", "She hoped so.", False),
         ("cat", "A caterpillar.", False),
+        ("full", "He was fully awake.", True),
+        ("fantastic", "It was fantastically big.", True),
+        ("see", "A seed fell.", False),
+        ("ice cream", "They ate ice cream.", True),
+        ("ice cream", "They slid on ice.", False),
     ],
 )
 def test_a_word_counts_in_any_form(lexicon, word, text, occurs):
     assert lexicon.occurs(word, words_in(text)) == occurs
+
+
+def test_of_verbs_only_past_forms_and_those_in_ing_are_certain(lexicon):
+    assert not lexicon.certain({"wishes", "matches"})["verbs"]
+    assert lexicon.certain({"wished"})["verbs"] == ["wish"]
 
 
 def test_a_form_of_several_words_is_certain_for_none(lexicon):
@@ -233,6 +244,9 @@ def test_a_record_depends_only_on_seed_and_index():
         (ends_badly, f"{CAT} But then he got a hug.", False),
         (ends_badly, "The cat was gone. It rained. Mia was not happy.", True),
         (ends_badly, HEN, False),
+        (ends_badly, "It rained. They couldn't find the ball. Night came.", True),
+        (ends_badly, "She cried. They were never happy again.", True),
+        (ends_badly, "He had no friends and was sad.", True),
     ],
 )
 def test_a_rule_tells_whether_a_story_has_a_feature(rule, story, holds):

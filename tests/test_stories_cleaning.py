@@ -168,23 +168,21 @@ HEADERS = [
 
 @pytest.mark.parametrize("headers", HEADERS)
 def test_header_lines_stay_and_are_not_judged(headers):
-    story, rules = clean_story(f"{headers}\n\n{FOX}", instruct=True)
+    story, rules = clean_story(f"{headers}\n\n{FOX}", records=True)
     assert story == f"{headers.rstrip()}\n\n{FOX}"
     assert rules == ("spaces",)  # the space after "Story:"
 
 
 def test_the_story_of_a_record_is_judged():
     headers = "Words: fox, moon, look\nSummary: A fox looks at the moon and sees that it is round."
-    assert clean_story(f"{headers}\nStory: \n\n{FOX} Then she", instruct=True)[1] == (
-        "ends_midway",
-    )
-    assert clean_story(f"{headers}\nStory: \n\nA fox.", instruct=True)[1] == ("short",)
-    assert clean_story(f"{headers}\nStory: \n", instruct=True)[1] == ("empty",)
-    assert clean_story(headers, instruct=True)[1] == ("empty",)
+    assert clean_story(f"{headers}\nStory: \n\n{FOX} Then she", records=True)[1] == ("ends_midway",)
+    assert clean_story(f"{headers}\nStory: \n\nA fox.", records=True)[1] == ("short",)
+    assert clean_story(f"{headers}\nStory: \n", records=True)[1] == ("empty",)
+    assert clean_story(headers, records=True)[1] == ("empty",)
 
 
 def test_header_lines_are_repaired():
-    story, rules = clean_story(f"Summary: Itâ€™s a fox.\nStory:\n\n{FOX}", instruct=True)
+    story, rules = clean_story(f"Summary: Itâ€™s a fox.\nStory:\n\n{FOX}", records=True)
     assert story == f"Summary: It's a fox.\nStory:\n\n{FOX}"
     assert rules == ("mojibake", "punctuation")
 
@@ -240,5 +238,5 @@ def test_hardly_any_real_story_is_dropped(tinystories):
 
 def test_real_instruct_records_are_kept(tinystories):
     for headers in json.loads((tinystories / "instruct_headers.json").read_text()):
-        story, _ = clean_story(f"{headers}\n\n{FOX}", instruct=True)
+        story, _ = clean_story(f"{headers}\n\n{FOX}", records=True)
         assert story.endswith(f"\nStory:\n\n{FOX}")

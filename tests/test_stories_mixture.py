@@ -10,6 +10,7 @@ from conftest import SMALL, forked
 import prepare
 from configurator import UserError, parse
 from tinystories.dataset import open_dataset
+from tinystories.stories.instruct import story_of
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,54 @@ def test_meta_and_summary_tell_the_sources_apart(mixed):
 def test_sources_that_do_not_fit_together_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         parse(prepare.Settings, options.split())
+
+
+def write(path, texts) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def prepared(folder, *options):
+    data = folder / "data"
+    sizes = ("--val_fraction=0.3", "--tokenizer=bpe", "--vocab_size=300", f"--dataset={data}")
+    prepare.main(parse(prepare.Settings, [*options, *sizes]).settings)
+    return data
+
+
+def test_half_of_the_stories_is_half_of_them_however_their_texts_end(tmp_path):
+    source = write(tmp_path / "a.jsonl", (f"{tale(number)}\n" for number in range(400)))
+    data = prepared(tmp_path, f"--source={source}", "--weights=0.5")
+    kept = json.loads((data / "meta.json").read_text())["sources"][0]["train"]["kept"]
+    assert 0.4 < len(stories(data, "train")) / kept < 0.6
+
+
+def test_a_source_of_which_an_epoch_sees_nothing_is_refused(tmp_path):
+    source = write(tmp_path / "a.jsonl", map(tale, range(6)))
+    with pytest.raises(UserError, match="an epoch would see none of the"):
+        prepared(tmp_path, f"--source={source}", "--weights=0.001")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_story_and_its_record_are_never_on_both_sides(tmp_path):
+    plain = write(tmp_path / "plain.jsonl", map(tale, range(200)))
+    asked = (f"Words: fox, moon\nStory: \n\n{tale(number)}" for number in range(200))
+    data = prepared(tmp_path, f"--source={plain},{write(tmp_path / 'asked.jsonl', asked)}")
+    val = set(map(story_of, stories(data, "val")))
+    assert len(val) > 20 and not val & set(map(story_of, stories(data, "train")))
+
+
+def test_a_validation_story_of_two_sources_counts_once(tmp_path):
+    one = write(tmp_path / "one.jsonl", map(tale, range(200)))
+    two = write(tmp_path / "two.jsonl", map(tale, range(100, 300)))
+    val = stories(prepared(tmp_path, f"--source={one},{two}"), "val")
+    assert len(val) == len(set(val)) > 60
+
+
+def test_files_beside_a_source_on_the_hub_are_known_by_size_and_time(tmp_path):
+    mine = write(tmp_path / "mine.jsonl", [tale(1)])
+    s = prepare.Settings(source=f"tinystories, {mine}")
+    inputs = prepare.describe_inputs(s, prepare.open_sources(s, hub=False))
+    assert {path for path, _, _ in inputs["files"]} == {mine}
 
 
 def test_a_source_with_a_comma_in_its_name_is_one(tmp_path):

@@ -25,12 +25,13 @@ _MORAL = re.compile(
 )
 _SAD = re.compile(
     r"\b(?:alone|angry|broken|cr(?:y|ies|ied|ying)|dead|died|disappointed|gone|hurt|lonely|lost"
-    r"|mad|regretted|ruined|sad|scared|sorry|trouble|wished|too late|bad (?:day|ending)"
-    r"|(?:never|not|n't) (?:\w+ )?(?:again|find|found|fun|happy))\b",
+    r"|mad|regretted|ruined|sad|scared|sorry|trouble|wished|too late|bad (?:day|ending))\b"
+    r"|(?:\b(?:never|not)|n't) (?:\w+ )?(?:again|find|found|fun|happy)\b",
     re.IGNORECASE,
 )
 _GLAD = re.compile(
-    r"(?<!not )(?<!n't )(?<!not very )\b(?:better|enjoy\w*|excited|friends?|fun|glad|happ(?:y|ier"
+    r"(?<!not )(?<!n't )(?<!never )(?<!\bno )(?<!not very )\b"
+    r"(?:better|enjoy\w*|excited|friends?|fun|glad|happ(?:y|ier"
     r"|ily)|hug\w*|laugh\w*|loved?|played|proud|relieved|safe|safely|saved|smil\w+|thank\w*)\b",
     re.IGNORECASE,
 )

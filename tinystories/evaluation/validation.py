@@ -107,7 +107,9 @@ def user_sources(paths: str) -> list[Source]:
 
 
 def parts_of(subject: Subject) -> dict[str, slice]:
-    """Which of the stories are from which source; none where there is only one."""
+    """Which of the stories are from which source; none where there is one, or one long text."""
+    if subject.tokenizer.end_of_text is None:
+        return {}
     if paths := subject.settings.val_source:
         ingredients = combine(user_sources(paths))
         counts = {i.name: sum(1 for _ in i.source.stories("val")) for i in ingredients}

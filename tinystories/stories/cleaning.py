@@ -9,7 +9,9 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
+
+from tinystories.stories import instruct
 
 RULES = {
     "mojibake": "letters garbled by a wrong encoding, repaired",
@@ -32,47 +34,53 @@ MIN_BYTES = 60  # UTF-8: about ten English words, or twenty Chinese characters
 
 
 def clean_story(
-    text: str, *, repair_only: bool = False, instruct: bool = False
+    text: str, *, repair_only: bool = False, records: bool = False
 ) -> tuple[str | None, tuple[str, ...]]:
     """The cleaned text and the RULES that changed it, or None and the rule that dropped it.
 
     Args:
         repair_only: drop only empty texts, as for validation, so that losses stay comparable with
             those that others measured on the same stories.
-        instruct: header lines precede the story; they are repaired, but no rule drops them.
+        records: header lines precede the story; they are repaired, but no rule drops them.
     """
     changed = []
     for rule, repair in _REPAIRS.items():
         before, text = text, repair(text)
         if text != before:
             changed.append(rule)
-    rule = _rejection_rule(text, _story_of(text) if instruct else text, repair_only)
+    rule = _rejection_rule(text, _story_of(text) if records else text, repair_only)
     return (None, (rule,)) if rule else (text, tuple(changed))
 
 
 def cleaned(
     texts: Iterable[str],
     split: str,
-    instruct: bool,
+    records: bool,
     seen: dict[str, set[int]],
     counts: Counter[str],
+    earlier: Set[int] = frozenset(),
 ) -> Iterator[str]:
     """Clean the texts of a split, and drop training stories that came before.
 
     `seen` gets the digests of the stories of each split. Split "val" has to come first, since its
-    stories are excluded from "train". `counts` counts the texts that a rule changed or dropped.
+    stories are excluded from "train", with other header lines, too. `counts` counts the texts that
+    a rule changed or dropped. `earlier` are the validation stories of other sources.
     """
     for text in texts:
-        story, rules = clean_story(text, repair_only=split == "val", instruct=instruct)
+        story, rules = clean_story(text, repair_only=split == "val", records=records)
         counts.update(rules)
         if story is None:
             continue
-        key = digest(story)
-        if split == "train" and (key in seen["train"] or key in seen["val"]):
-            counts["duplicate" if key in seen["train"] else "in_validation"] += 1
-            continue
-        seen[split].add(key)
-        yield story
+        whole = digest(story)
+        own = instruct.story_of(story)  # of a record; else it is the story
+        key = whole if own is story else digest(own)
+        if (whole if split == "train" else key) in (seen["train"] if split == "train" else earlier):
+            counts["duplicate"] += 1
+        elif split == "train" and key in seen["val"]:
+            counts["in_validation"] += 1
+        else:
+            seen[split].add(whole if split == "train" else key)
+            yield story
 
 
 def digest(text: str) -> int:
@@ -150,15 +158,12 @@ _REPAIRS = {  # in this order, since repaired mojibake may be a curly quote or a
     "spaces": _normalize_whitespace,
 }
 
-_STORY = re.compile(r"^Story:", re.MULTILINE)
-_HEADER = re.compile(r"(?:Words|Features|Summary|Random sentence):")
-
 
 def _story_of(record: str) -> str:
     """The story after the header lines of an instruct record, or "" if it has none."""
-    if start := _STORY.search(record):
-        return record[start.end() :].strip()
-    return "" if _HEADER.match(record) else record
+    if start := instruct.MARK.search(record):
+        return instruct.only_story(record[start.end() :])
+    return "" if instruct.ASKING.match(record) else record
 
 
 _BROKEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]|â€")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 from array import array
 from collections import Counter
@@ -102,14 +103,18 @@ class Collection:
 def read_rows(path: Path, first: int = 1) -> Iterator[tuple[int, dict]]:
     """The rows of a file from a line on, each with the byte where it begins.
 
-    A last line that a crash cut short is cut off.
+    A last line that a crash cut short is cut off; one that only lacks its line break gets it.
     """
     position = 0
     with path.open("r+b") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
-                file.truncate(position)
-                return
+                if not is_json(line):
+                    file.truncate(position)
+                    return
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+                line += b"\n"
             place, position = position, position + len(line)
             if number < first:
                 continue
@@ -123,6 +128,14 @@ def read_rows(path: Path, first: int = 1) -> Iterator[tuple[int, dict]]:
             if not valid:
                 raise UserError(f"{path}, line {number:,} is damaged; delete that line")
             yield place, row
+
+
+def is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def append_line(path: Path, row: dict) -> int:

@@ -29,6 +29,7 @@ _REFUSAL = re.compile(
     r"|i (?:can ?not|can['’]t|will not|won['’]t)\b|as an? (?:ai|language model)\b",
     re.IGNORECASE,
 )
+_REMARK = re.compile(r"(?:sure|certainly|of course|okay|here)\b", re.IGNORECASE)
 _MARKUP = re.compile(r"\*\*|```|</?\w+>|^ *(?:#|[-*•] |\d+[.)] )", re.MULTILINE)
 
 
@@ -115,9 +116,14 @@ def read_answer(text: str, order: Order, instruct: bool) -> str:
 
 
 def _without_title(text: str) -> str:
-    """A text without a first line that is a title, or the model's remark that here is a story."""
+    """A text without a first line that is a title, or the model's remark that here is a story.
+
+    A title is marked as one, or stands apart and does not end as a sentence does.
+    """
     first, _, rest = text.partition("\n")
-    titled = first.startswith(("#", "**")) or not first.rstrip("\"'”’* ").endswith((".", "!", "?"))
+    bare = first.rstrip("\"'”’»«* ")
+    apart = rest.startswith("\n") and not bare.endswith((".", "!", "?", "…", ":", ",", ";"))
+    titled = first.startswith(("#", "**")) or apart or (_REMARK.match(bare) and bare[-1:] == ":")
     return rest.strip() if rest.strip() and titled and len(first) <= MAX_TITLE else text
 
 

@@ -25,8 +25,10 @@ STORY_MARK = "Story: \n\n"  # between the headers of a record and its story
 ASKING = re.compile(rf"(?:{'|'.join(HEADERS)}):")
 MARK = re.compile(r"^Story:", re.MULTILINE)
 AFTER = re.compile(rf"\n\s*{ASKING.pattern}.*\Z", re.DOTALL)  # a header line after the story
-# "Stop!" said Mia. is one sentence: no sentence begins with a small letter.
-SENTENCE = re.compile(r"\S.*?[.!?]+[\"')”’]*(?=\s+[^a-z\s]|\s*\Z)", re.DOTALL)
+# "Stop!" said Mia. is one sentence: no sentence begins with a small letter, or ends with Mrs.
+SENTENCE = re.compile(
+    r"\S.*?(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)[.!?]+[\"')”’]*(?=\s+[^a-z\s]|\s*\Z)", re.DOTALL
+)
 
 
 class Record(NamedTuple):
@@ -69,8 +71,8 @@ def header_lines(headers: Mapping[str, str]) -> str:
 
 def parse(text: str) -> Record | None:
     """Read a record; None where the text is none: it has no header, or no "Story:" after it."""
-    mark = MARK.search(text)
-    if not mark or not ASKING.match(text):
+    mark = MARK.search(text) if ASKING.match(text) else None
+    if not mark:
         return None
     headers, name = {}, ""
     for line in text[: mark.start()].splitlines():

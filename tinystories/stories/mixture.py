@@ -40,7 +40,8 @@ def combine(sources: Sequence[Source], weights: Sequence[float] = ()) -> list[In
 def source_names(text: str) -> list[str]:
     """The sources in `a,b,c`, each once; a file may have a comma in its name."""
     whole = Path(os.path.expanduser(text)).exists()
-    names = [known_name(name) for name in ([text] if whole else text.split(","))]
+    parts = [text] if whole else [name.strip() for name in text.split(",")]
+    names = [known_name(name) for name in parts]
     for name, count in Counter(names).items():
         if not name:
             raise UserError(f"source={text} names an empty source; leave out the comma")
@@ -75,9 +76,9 @@ def clean_into(
 ) -> None:
     """Clean the stories of each source into a temporary file per split, `stories_path`.
 
-    A story that came before is dropped, also where it came from another source; so are training
-    stories that are in the validation of any source. Raises UserError for a source of which no
-    story is left.
+    A training story that came before is dropped, also where it came from another source, and so is
+    one that is in the validation of any source; a validation story only where another source has
+    it, too. Raises UserError for a source of which no story is left.
 
     Args:
         limit: training stories of each source, at most.
@@ -88,9 +89,10 @@ def clean_into(
     for split in reversed(SPLITS):  # validation first, since its stories are excluded from train
         for number, ingredient in enumerate(ingredients):
             counts, source = Counter(), ingredient.source
+            earlier = frozenset(seen["val"]) if split == "val" else frozenset()
             stories, total = source.stories(split), source.count(split)
             if clean and not source.one_text:
-                stories = cleaned(stories, split, source.instruct, seen, counts)
+                stories = cleaned(stories, split, source.instruct, seen, counts, earlier)
             kept = 0
             with open(stories_path(folder, split, number), "w", encoding="utf-8") as file:
                 for story in progress(stories, f"reading {split}", "stories", total=total):
@@ -187,4 +189,4 @@ def passes(
 
 def _is_in_share(story: str, share: float) -> bool:
     """Whether a story is among a share of all; the hash is another than that of validation."""
-    return digest(f"{story}\n") < share * 2**64
+    return digest(f"share of an epoch: {story}") < share * 2**64

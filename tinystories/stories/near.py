@@ -12,7 +12,7 @@ Comparing every pair would take years, so there are candidates first, by MinHash
 et al. 2020, Mining of Massive Datasets, sections 3.3 and 3.4). A signature has HASHES numbers; the
 probability that two stories agree in one is their Jaccard similarity J. Stories that agree in all
 numbers of a band are in one bucket: with 64 bands of 4, the probability that two are in any bucket
-together is 1 - (1 - J⁴)⁶⁴: 0.98 for J = 0.5, 0.81 for J = 0.4, and 0.0005 for J = 0.05. Of two
+together is 1 - (1 - J⁴)⁶⁴: 0.98 for J = 0.5, 0.81 for J = 0.4, and 0.0004 for J = 0.05. Of two
 different TinyStories, J is 0.006 on average and below 0.06 for 999 pairs in 1,000. A copy with less
 than half of a story has a lower J, so it may be missed.
 
@@ -48,7 +48,7 @@ SIMILAR = 0.8  # the threshold where no setting has another
 BLOCK = 4096  # stories for which an Index makes room at a time
 EXAMPLES = 20  # pairs to read
 SEED = 1  # of the hashes
-BATCH = 1000  # stories that are hashed at a time
+BATCH, BATCH_NGRAMS = 1000, 300_000  # stories, or n-grams, that are hashed at a time
 PAIR_BATCH = 50_000  # pairs of signatures that are compared at a time: 100 MB
 Sketch = tuple[np.ndarray, np.ndarray]  # signatures and sizes of some stories, as _sketch has them
 
@@ -88,11 +88,12 @@ class StoryFiles:
 
 
 _NAME = re.compile(r"[A-Z]\w*")
+_WORD = re.compile(r"\w+")
 _ENDS, _BETWEEN = ".!?", "\t\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~"
 _MARKS = str.maketrans(_ENDS + _BETWEEN, "\n" * len(_ENDS) + " " * len(_BETWEEN))
 _OTHER_MARK = re.compile(r"[^\w\s]")
 _OTHER_WORD = re.compile("([\u3040-\u30ff\u3400-\u9fff])")  # a Chinese or Japanese character
-_OTHER_END = str.maketrans("。！？", "\n\n\n")
+_OTHER_END = str.maketrans(dict.fromkeys("。！？।؟…", "\n"))
 _PRONOUN = dict.fromkeys(("he", "she", "his", "her", "hers", "him", "himself", "herself"), "he")
 
 
@@ -102,6 +103,8 @@ def grams(text: str, n: int = NGRAM) -> set[str]:
     A capitalized word is a name or begins a sentence, and both are the token N; he and she are one
     token. N-grams do not cross the end of a sentence, and a shorter sentence is one by itself.
     """
+    if not text.isascii():
+        text = _WORD.sub(lambda word: "N" if word[0][0].isupper() else word[0], text)
     text = _NAME.sub("N", text).translate(_MARKS)
     if not text.isascii():
         text = _OTHER_WORD.sub(r" \1 ", _OTHER_MARK.sub(" ", text.translate(_OTHER_END)))
@@ -128,7 +131,7 @@ def near_duplicates(
     take everything along; of near-duplicates in training the first one stays.
     """
     candidates = _candidates(*_sketch(stories, count), first_train, threshold)
-    cached = lru_cache(1000)(lambda number: grams(stories[number]))
+    cached = lru_cache(100)(lambda number: grams(stories[number]))
     copies: dict[int, Copy] = {}
     having = np.flatnonzero((candidates >= 0).any(axis=1)).tolist()
     for story in progress(having, "comparing near-duplicates", "stories"):
@@ -200,16 +203,17 @@ def _sketch(stories: Iterable[str], count: int) -> Sketch:
     """Signatures, uint16 [count, HASHES], and how many n-grams each story has, [count]."""
     signatures = np.empty((count, HASHES), np.uint16)
     sizes = np.empty(count, np.int32)
-    start, batch = 0, []
+    start, batch, waiting = 0, [], 0
     shown = progress(stories, "reading near-duplicates", "stories", total=count)
     for text in chain(shown, [None]):
         if text is not None:
             batch.append(grams(text))
-        if batch and (text is None or len(batch) == BATCH):
+            waiting += len(batch[-1])
+        if batch and (text is None or len(batch) == BATCH or waiting >= BATCH_NGRAMS):
             end = start + len(batch)
             signatures[start:end] = _signatures(batch)
             sizes[start:end] = list(map(len, batch))
-            start, batch = end, []
+            start, batch, waiting = end, [], 0
     return signatures, sizes
 
 

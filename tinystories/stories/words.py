@@ -38,7 +38,7 @@ def read_words(path: Path = LISTS) -> dict[str, list[str]]:
 def read_text(path: Path) -> str:
     """A file of the prompts; raises UserError where it cannot be read as UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -72,9 +72,11 @@ def forms(entry: str, kind: str) -> frozenset[str]:
     if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", word):  # hop: hopped; but open: opened
         stem = running = word + word[-1]
     plural = soft + ("es" if soft != word or re.search("(s|x|z|ch|sh|o)$", word) else "s")
-    adverb = re.sub(r"(?<=[^aeiou])le$", "", soft) + "ly"  # gentle: gently
+    adverb = re.sub(r"(?<=[^aeiou])le$", "", soft)  # gentle: gently
+    adverb = re.sub("ll$", "l", re.sub("ic$", "ical", adverb)) + "ly"  # full: fully
+    past = {stem + "ed"} if len(irregular) < 2 else set()  # seed is none of see/saw/seen
     regular = {
-        "verbs": {plural, stem + "ed", running + "ing"},
+        "verbs": {plural, running + "ing"} | past,
         "nouns": {plural, word + "s"},  # heroes; pianos
         "adjectives": {stem + "er", stem + "est", adverb},
     }
@@ -97,8 +99,11 @@ class Lexicon:
         """Whether a word is among those found in a text, in any form.
 
         The forms are those of its kinds in the file; of another word, those of all three kinds.
+        Of several words, as ice cream, each has to be there as it is.
         """
         word = word.lower()
+        if len(parts := words_in(word)) > 1:
+            return parts <= found
         kinds = self.entries.get(word) or {(word, kind) for kind in KINDS}
         return any(found & forms(entry, kind) for entry, kind in kinds)
 
@@ -114,7 +119,10 @@ class Lexicon:
             if len(meanings) == 1:
                 ((entry, kind),) = meanings
                 word = plain(entry)
-                in_doubt = {"verbs": form in (word, word + "s"), "adjectives": form[-2:] == "ly"}
+                in_doubt = {
+                    "verbs": form == word or form[-1] == "s",
+                    "adjectives": form[-2:] == "ly",
+                }
                 if not in_doubt.get(kind):
                     words[kind].append(word)
         return words
