@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from configurator import RangedSettings, UserError, configure, start
+from configurator import RangedSettings, UserError, configure, normalize, start
 from tinystories import nanogpt
 from tinystories.ranges import Count, FractionBelow1, Name, Range
 
@@ -96,6 +96,9 @@ def main(s: Settings) -> None:
         earlier = medians(read_json(Path(s.compare), medians, "python bench.py writes one"))
     with contextlib.suppress(FileNotFoundError):  # overwrite nothing but an earlier one
         read_json(Path(s.output), medians, "name another --output")
+    output = Path(s.output)
+    if s.compare and output.resolve() == Path(s.compare).resolve():  # which stays as it is
+        output = output.with_stem(f"{output.stem}_new")
     start_time = time.perf_counter()
     hardware = device.select_hardware(s.device, s.dtype)
     machine = device.describe_machine(hardware)
@@ -104,7 +107,7 @@ def main(s: Settings) -> None:
     print(f"\n{'':36}{'median':>10}{'min':>10}{'max':>10}" + "    new/old" * bool(earlier))
     results = {}
     for part in s.what.split(","):
-        for name, values in measure(part, s, hardware):
+        for name, values in within_memory(measure(part, s, hardware)):
             row = {"median": statistics.median(values), "min": min(values), "max": max(values)}
             results[name] = row | {"runs": len(values)}
             cells = [f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in row.values()]
@@ -113,11 +116,18 @@ def main(s: Settings) -> None:
                 cells.append(f"{row['median'] / old:.2f}" if old else "-")
             print(f"{name:36}" + "".join(f"{cell:>10}" for cell in cells))
         measured = {"machine": machine, "settings": asdict(s), "results": results}
-        write_json(Path(s.output), measured)  # a later part may fail
+        write_json(output, measured)  # a later part may fail
     took = time_taken(time.perf_counter() - start_time)
-    print("\n" + wrapped(f"results: {s.output}; time: {took}; to compare with them later:"))
-    options = [word for word in sys.argv[1:] if not word.startswith("--compare")]
-    print(command_text("python", "bench.py", *options, f"--compare={s.output}"))
+    print("\n" + wrapped(f"results: {output}; time: {took}; to compare with them later:"))
+    words = normalize(sys.argv[1:], Settings)
+    options = [word for word in words if not word.startswith("--compare")]
+    print(command_text("python", "bench.py", *options, f"--compare={output}"))
+
+
+def within_memory(rows: Iterator) -> Iterator:
+    """The rows of a measurement; raises UserError where the memory does not suffice."""
+    with device.out_of_memory("lower batch_size, block_size, n_layer or n_embd"):
+        yield from rows
 
 
 def medians(saved: dict) -> dict[str, float]:

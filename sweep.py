@@ -49,7 +49,7 @@ def check_optuna() -> None:
         raise UserError("a sweep needs Optuna: pip install optuna")
 
 
-if {"--help", "-h"} & set(sys.argv):
+if {"--help", "-h", "--version"} & set(sys.argv):
     configure(Settings)  # answers before the slow imports
 if __name__ == "__main__":
     start(check_optuna)
@@ -68,6 +68,7 @@ AllSettings = type("AllSettings", (Settings, train.Settings, prepare.Settings), 
 SWEEP_NAMES = {field.name for field in fields(Settings)}
 PREPARE_NAMES = {field.name for field in fields(prepare.Settings)} - {"dataset", "overwrite"}
 NAMES = [field.name for field in (*fields(train.Settings), *fields(prepare.Settings))]
+NOT_SWEPT = ("log_to", "weights")  # their commas are in one value
 PAIRS = map("_".join, itertools.product(NAMES, NAMES))
 PICTURES = {f"{name}.png" for name in (*NAMES, *PAIRS, "parallel")}
 
@@ -98,6 +99,8 @@ def read_values(name: str, text: str) -> list | tuple:
             if not 0 < low <= high:
                 raise UserError(f"--{name}={text}: a range needs 0 < lo <= hi")
             return low, high
+    if name in NOT_SWEPT:
+        return [value(text)]
     return [value(part) for part in text.split(",")]
 
 

@@ -255,7 +255,7 @@ def validate(r: Run, model: torch.nn.Module, name: str, rest: bool = False) -> d
     """The validation losses by source: of eval_tokens, or of the `rest` after them."""
     parts, losses = r.data.val_parts, {}
     for source, file in parts.items():
-        starts = file.sequential_starts(r.settings.eval_tokens // len(parts))
+        starts = file.sequential_starts(max(1, r.settings.eval_tokens // len(parts)))
         if rest:
             starts = file.sequential_starts()[len(starts) :]
         losses[source] = measure(r, model, file, starts, name)
@@ -302,7 +302,9 @@ def evaluate_and_save(r: Run, last: bool) -> None:
     # As many tokens as sample.py takes, where the losses take longer: one costs as much as 60.
     options = {"max_new_tokens": min(500, s.eval_tokens // 60), "seed": s.seed + state.step}
     pieces = r.stop.watch(generate.generate_stories(model, tokenizer, r.hardware, **options))
-    r.log.evaluation(row, generate.collect_stories(pieces, prompt="", count=1)[0].text)
+    story = generate.collect_stories(pieces, prompt="", count=1)[0].text
+    if state.evaluated < state.step:  # else best.pt was lost, and comes again
+        r.log.evaluation(row, story)
     r.raw_model.train()
     state.evaluated = state.step
     if val_loss < state.best_val:
@@ -326,6 +328,7 @@ def save(r: Run) -> None:
     state |= {"seed": r.settings.seed, "data": r.data.fingerprint}
     run.save_checkpoint(r.log.folder / "ckpt.pt", state)
     run.note_newest(r.log.folder)
+    r.log.trackers.flush()
     r.saved_at = time.perf_counter()
 
 
@@ -382,7 +385,8 @@ def train(r: Run) -> None:
 
             # once in a while: keep the weights, evaluate, generate a story, save
             kept.keep(r, finished)
-            if state.evaluated < state.step and (finished or state.step % s.eval_interval == 0):
+            lacking = state.evaluated < state.step or state.best_step < 0
+            if lacking and (finished or state.step % s.eval_interval == 0):
                 if RANK == 0:
                     with contextlib.suppress(Stopped):  # all processes stop in the next sync
                         evaluate_and_save(r, last=finished)
@@ -409,7 +413,8 @@ def train(r: Run) -> None:
 def main(s: Settings, overrides: dict, docs: list[str]) -> None:
     folder = run.run_folder(s.out_dir)
     writes = RANK == 0 and not s.eval_only
-    with files.only_writer(folder) if writes else contextlib.nullcontext():
+    lock = files.only_writer(folder) if writes else contextlib.nullcontext()
+    with lock, trackers.closed_trackers():
         status = train_run(s, overrides, docs)
     processes.disconnect(status)
 

@@ -61,6 +61,10 @@ def test_a_resumed_run_keeps_the_same_files_and_none_of_a_future_it_has_lost(
     (folder / "kept" / "step_0000008").mkdir()
     forked("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=9")
     assert contents(folder / "kept") == contents(kept_run[0] / "kept")
+    (folder / "kept" / "step_0000009").mkdir()  # results of evaluate.py
+    (folder / "kept" / "step_0000009" / "evaluation.json").write_text("{}")
+    forked("train.py", "--init_from=resume", f"--out_dir={folder}")  # nothing is left to train
+    assert (folder / "kept" / "step_0000009" / "evaluation.json").exists()
 
 
 def test_training_ends_in_the_same_weights_whether_it_keeps_or_not(kept_run, dataset, tmp_path):

@@ -21,7 +21,7 @@ def pins(name: str) -> dict[str, str]:
     ("listed", "pinned"),
     [
         (PROJECT["dependencies"] + EXTRAS["sweep"], "requirements.txt"),
-        (EXTRAS["dev"], "requirements-dev.txt"),
+        ([each for each in EXTRAS["dev"] if each not in EXTRAS["sweep"]], "requirements-dev.txt"),
     ],
     ids=["users", "tests"],
 )

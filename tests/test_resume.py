@@ -254,6 +254,17 @@ def test_best_pt_is_written_anew_where_it_is_missing_or_damaged(run, tmp_path, d
     assert load_checkpoint(best)["val_loss"] == state["best_val"]
 
 
+def test_best_pt_of_a_finished_run_is_written_anew(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "best.pt").unlink()
+    logged = (folder / "log.csv").read_bytes()
+    done = forked("train.py", "--init_from=resume", f"--out_dir={folder}")
+    assert "nothing left to train" in done.stdout
+    state = load_checkpoint(folder / "ckpt.pt")["progress"]
+    assert load_checkpoint(folder / "best.pt")["step"] == state["best_step"] == 10
+    assert (folder / "log.csv").read_bytes() == logged
+
+
 def test_what_a_killed_run_left_is_removed_and_its_plot_is_drawn(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     for name in ("loss.png.tmp", "ckpt.pt.tmp"):

@@ -392,6 +392,40 @@ def test_what_a_killed_worker_left_unwritten_is_no_damage(tmp_path):
         assert [row["run"] for row in rows(tmp_path)] == ["seed=1", "seed=2", "seed=3"]
 
 
+def test_what_a_killed_worker_had_enqueued_gets_no_result_of_another(tmp_path):
+    study = shared(tmp_path, "--n_head=2,4,5")
+    with study.opened() as opened:
+        opened.enqueue_trial({"n_head": 2})  # and was killed before it asked for it
+    five = next(trial for trial in study.trials if trial.swept["n_head"] == 5)
+    with study.opened() as opened:
+        rows = study.fail(opened, five, "5 heads do not fit")
+        left = [trial.swept["n_head"] for trial in study.untried(opened)]
+    assert [(row["run"], row["error"]) for row in rows] == [("n_head=5", "5 heads do not fit")]
+    assert left == [2, 4]
+
+
+def test_a_search_ends_with_the_last_combination_that_there_is(tmp_path):
+    assert shared(tmp_path, "--n_head=2,4", "--trials=10").total == 2
+
+
+@pytest.mark.parametrize("begun", [["sweep.json.tmp"], [".prepare.lock"]])
+def test_a_sweep_that_was_killed_as_it_began_begins_again(tmp_path, begun):
+    for name in begun:
+        (tmp_path / name).touch()
+    open_folder(tmp_path, {"a": 1}, False, set())
+    assert json.loads((tmp_path / "sweep.json").read_text()) == {"a": 1}
+    (tmp_path / "seed=1").mkdir()
+    (tmp_path / "seed=1" / "events.out.tfevents.1.host.2").touch()  # log_to=tensorboard
+    (tmp_path / "results.csv").touch()
+    open_folder(tmp_path, {"a": 2}, True, set())
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".tmp"] == ["sweep.json"]
+
+
+def test_a_setting_whose_value_is_a_list_is_not_swept():
+    _, _, values = sweep.parse_command_line(["--log_to=wandb,tensorboard", "--seed=1,2"])
+    assert values == {"log_to": ["wandb,tensorboard"], "seed": [1, 2]}
+
+
 @pytest.mark.parametrize("text", ["{\n", "[]\n", "null\n", '{"op_code": 77}\n', "\xff\n{}\n"])
 def test_a_damaged_journal_is_one_line(tmp_path, text):
     (tmp_path / "journal.log").write_bytes(text.encode("latin-1"))

@@ -1,11 +1,14 @@
 """Commands that write the same folder, and folders and files that are not theirs."""
 
+import errno
 import multiprocessing
+import os
 import re
 import shutil
 import signal
 import time
 
+import filelock
 import pytest
 from conftest import SMALL, complaint, contents, forked
 from forks import ForkedCommand
@@ -169,6 +172,41 @@ def test_a_run_that_was_killed_before_its_first_save_can_be_started_again(datase
     process.communicate()
     forked("train.py", *options, "--overwrite")
     assert load_checkpoint(tmp_path / "run" / "ckpt.pt")["progress"]["step"] == 1
+
+
+@pytest.mark.parametrize("left", ["best.pt", "kept"])
+def test_the_weights_of_a_run_without_its_newest_state_are_not_overwritten(run, tmp_path, left):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "ckpt.pt").unlink()
+    if left == "kept":
+        (folder / "best.pt").unlink()
+        (folder / "kept").mkdir()
+    before = contents(folder)
+    line = complaint("train.py", *SMALL, f"--out_dir={folder}", run=forked)
+    assert f"already has a run ({left}); choose another --out_dir, or start over" in line
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+def test_a_lock_that_cannot_be_had_is_no_disk_without_locks(tmp_path, monkeypatch, number):
+    def acquire(self) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / ".x.lock").touch()  # of somebody else
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match=r"cannot lock .*x: "), only_writer(tmp_path / "x"):
+        pass
+
+
+def test_a_disk_without_locks_is_said_once(tmp_path, monkeypatch, capsys):
+    def acquire(self) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    for name in ("x", "y"):
+        with only_writer(tmp_path / name):
+            pass
+    assert capsys.readouterr().err.count("no lock here") == 1
 
 
 def test_a_run_that_was_killed_while_it_wrote_its_first_file_can_be_started_again(tmp_path):

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and read only when they are what they should be."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ import filelock
 from configurator import ROOT, UserError
 
 LARGEST = 2**28  # bytes that are read at once
+OTHER_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+without_locks: set[Path] = set()  # folders of which it was said that their disk has no locks
 
 
 def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
@@ -31,7 +34,7 @@ def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        rename(temporary, path)
         if os.name == "posix":  # the rename itself must reach the disk too
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
@@ -40,6 +43,16 @@ def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def rename(source: Path, target: Path) -> None:
+    """`os.replace`; on Windows again and again for some seconds, while a reader has the file."""
+    for _ in range(50 if os.name == "nt" else 0):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(0.1)
+    os.replace(source, target)
 
 
 def short_path(path: Path) -> str:
@@ -129,7 +142,14 @@ def only_writer(folder: Path, patience: float = 0) -> Iterator[None]:
         ) from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
-        print(f"{short_path(folder)}: no lock here ({reason}): start nothing else that writes it")
+        number = getattr(error, "errno", None)
+        if number in OTHER_ERRORS or (number == errno.EACCES and path.exists()):
+            raise UserError(f"cannot lock {short_path(folder)}: {reason} ({path})") from None
+        if path.parent not in without_locks:
+            without_locks.add(path.parent)
+            where = short_path(path.parent)
+            log = f"{where}: no lock here ({reason}): start nothing else that writes there"
+            print(log, file=sys.stderr)
         put_back(folder)
         yield
         return

@@ -31,16 +31,17 @@ def is_kept(step: int, per_doubling: int) -> bool:
     return bool(per_doubling) and step in kept_steps(per_doubling, 2 * step)
 
 
-def begin(folder: Path, per_doubling: int, step: int, resumed: bool) -> None:
+def begin(folder: Path, per_doubling: int, step: int, resumed: bool, goes_on: bool = True) -> None:
     """Remove what a run has not done yet: all of a new one, of a resumed one what is after `step`.
 
     The last step of a run that goes on is no longer the last, so it stays only where its turn is.
     """
+    last_stays = not goes_on or not per_doubling or is_kept(step, per_doubling)
     for path in (folder / KEPT).glob("step_*"):
         if not (match := re.fullmatch(r"step_(\d+)(\.pt)?(\.tmp)?", path.name)):
             continue
         kept = int(match[1])
-        stays = kept < step or (kept == step and (not per_doubling or is_kept(step, per_doubling)))
+        stays = kept < step or (kept == step and last_stays)
         if resumed and stays and not match[3]:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -200,7 +200,8 @@ def open_log(s, state, data: Dataset, saved: dict | None) -> RunLog:
     if sizes:
         check_logs(run_folder(s.out_dir), sizes)
     folder = open_run_folder(s, data.tokenizer)
-    kept.begin(folder, s.keep_per_doubling, state.step, resumed=sizes is not None)
+    goes_on = state.step < s.max_iters and seconds_left(s, state) > 0
+    kept.begin(folder, s.keep_per_doubling, state.step, sizes is not None, goes_on)
     if s.log_to and not state.wandb_id:
         state.wandb_id = secrets.token_hex(4)
     log = RunLog(folder, sizes, data.val_parts)

@@ -17,6 +17,7 @@ are converted when they are read (formats/).
 
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import io
 import os
@@ -31,6 +32,7 @@ from tinystories.dataset import Dataset
 from tinystories.files import atomic_write, first_of, read_json, settings_path, write_json
 from tinystories.formats import foreign, hf, hf_hub
 from tinystories.tokenizer import GPT2_VOCAB_SIZE, VOCABULARY, Tokenizer
+from tinystories.trackers import CURVES
 
 FORMAT = 1  # of the .pt files
 COMMENT = 64  # bytes of the zip comment: a SHA-256 in hexadecimal
@@ -279,12 +281,19 @@ def begin(settings, overrides: dict) -> tuple:
                 raise UserError(f"{name}={overrides[name]}, but the saved model has {value}")
         settings = dataclasses.replace(settings, **shape)
     continues = settings.init_from == "resume" or (saved and settings.eval_only)
-    if (folder / "ckpt.pt").exists() and not (continues or settings.overwrite):
+    there = [name for name in ("ckpt.pt", "best.pt", KEPT) if (folder / name).exists()]
+    if there and not (continues or settings.overwrite):
+        resume = "resume it (--init_from=resume), " if there[0] == "ckpt.pt" else ""
         raise UserError(
-            f"{settings.out_dir} already has a run; resume it (--init_from=resume), choose "
-            "another --out_dir, or start over with --overwrite=True"
+            f"{settings.out_dir} already has a run ({there[0]}); {resume}choose another --out_dir, "
+            "or start over with --overwrite=True"
         )
     return settings, saved
+
+
+def is_own(name: str) -> bool:
+    """Whether a run writes a file or folder of this name into its folder."""
+    return name in OWN_FILES or fnmatch.fnmatch(name, CURVES)
 
 
 def check_own_folder(folder: Path) -> None:
@@ -318,8 +327,8 @@ def _resume(settings_type: type, overrides: dict, folder: Path) -> tuple:
     settings = settings_type(**saved_settings | overrides)
     if not (folder / "ckpt.pt").exists():
         raise UserError(
-            f"{folder} has no ckpt.pt: the run ended before it was saved; start it again, without "
-            "--init_from=resume"
+            f"{folder} has no ckpt.pt: the run ended before it was saved; start it again with "
+            "--overwrite=True, without --init_from=resume"
         )
     saved = load_checkpoint(folder / "ckpt.pt")
     if "optimizer" not in saved:
@@ -360,8 +369,8 @@ def open_run_folder(settings, tokenizer: Tokenizer) -> Path:
     for name in WRITTEN:  # by a process that was killed
         (folder / f"{name}.tmp").unlink(missing_ok=True)
     if settings.init_from != "resume":
-        for name in ("ckpt.pt", "best.pt"):
-            (folder / name).unlink(missing_ok=True)
+        for path in (folder / "ckpt.pt", folder / "best.pt", *folder.glob(CURVES)):
+            path.unlink(missing_ok=True)
     saved = {name: value for name, value in vars(settings).items() if name not in NOT_SAVED}
     write_json(folder / "settings.json", saved)
     tokenizer.save(folder / VOCABULARY[0])

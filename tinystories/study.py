@@ -7,6 +7,7 @@ over. A finished run has a result.json besides, so that it outlasts the journal.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ from configurator import UserError
 from tinystories import ranking
 from tinystories.figures import read_log
 from tinystories.files import checksum, only_writer, read_json, settings_path, write_json
-from tinystories.run import OWN_FILES
+from tinystories.run import is_own
 
 JOURNAL = "journal.log"
 PATIENCE = 600  # seconds that a worker waits for the others to write
@@ -106,7 +107,11 @@ class SharedStudy:
     ):
         self.folder, self.make, self.trials = folder, make, trials
         self.search, self.seed = search, seed
+        ranges = any(isinstance(listed, tuple) for listed in values.values())
+        different = math.prod(len(listed) for listed in values.values())
         self.total = search or len(trials)
+        if not ranges:
+            self.total = min(self.total, different)
         self.space = {name: distribution(listed) for name, listed in values.items()}
         # All trials of a study choose from the same values, so other values are another study.
         self.name = " ".join(
@@ -210,6 +215,11 @@ class SharedStudy:
 
     def _ask(self, study: Study, params: dict | None = None) -> OpenTrial:
         """A new trial: of these values, or of those that TPE (Bergstra et al. 2011) chooses."""
+        # What a worker that was killed had enqueued would be asked for in the place of these.
+        while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            left = study.ask(self.space)
+            left.set_user_attr("repeats", True)
+            study.tell(left, state=TrialState.FAIL)
         if params:
             study.enqueue_trial(params)
         return study.ask(self.space)
@@ -349,7 +359,7 @@ def open_folder(folder: Path, fixed: dict, overwrite: bool, pictures: set[str]) 
         return
     if path.exists():
         remove_sweep(folder, {JOURNAL, "sweep.json", "results.csv", "prepare.txt", *pictures})
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not is_begun(path.name) for path in folder.iterdir()):
         raise UserError(f"{folder} exists and is not a sweep; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, fixed)
@@ -366,7 +376,7 @@ def remove_sweep(folder: Path, own: set[str]) -> None:
     foreign = [path.name for path in others if path.name.removesuffix(".tmp") not in own]
     for run in runs:
         names = [path.name for path in run.iterdir() if not is_lock(path.name)]
-        names = [name for name in names if name.removesuffix(".tmp") not in OWN_FILES]
+        names = [name for name in names if not is_own(name.removesuffix(".tmp"))]
         foreign += [f"{run.name}/{name}" for name in names]
     if foreign:
         raise UserError(
@@ -378,7 +388,13 @@ def remove_sweep(folder: Path, own: set[str]) -> None:
         for run in runs:
             shutil.rmtree(run)
         for path in others:
-            path.unlink()
+            if path.name != "sweep.json":  # it is replaced; as long as it is there, this is a sweep
+                path.unlink()
+
+
+def is_begun(name: str) -> bool:
+    """Whether a file may be in the folder of a sweep that was killed before it had sweep.json."""
+    return is_lock(name) or name == "sweep.json.tmp"
 
 
 def is_lock(name: str) -> bool:

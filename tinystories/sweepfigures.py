@@ -44,7 +44,8 @@ def plot_results(rows: Sequence[dict], importance: Mapping[str, float], folder: 
     """
     for name in importance:
         plot_sweep(rows, name, folder / f"{name}.png")
-    for pair in itertools.combinations(importance, 2):
+    as_given = sorted(importance, key=list(rows[0]).index)  # so that a pair keeps its name
+    for pair in itertools.combinations(as_given, 2):
         plot_sweep_table(rows, pair, folder / f"{'_'.join(pair)}.png")
     if len(importance) > 1:
         plot_parallel(rows, importance, folder / "parallel.png")

@@ -1,20 +1,23 @@
 """Programs that draw the curves of runs: Weights & Biases, TensorBoard, Trackio.
 
-They get the rows of log.csv, those of a step in one call. log.csv is the only record: on resume its
-rows are read again, and each tracker gets the steps that it lacks. So no row is lost and none comes
-twice, whenever a run was killed and whatever a tracker still had in its buffers.
+They get the rows of log.csv, those of a step in one call, once a checkpoint has the step: what a
+resumed run does again, perhaps with other settings, they have not seen. log.csv is the only record:
+on resume its rows are read again, and each tracker gets the steps that it lacks. So no row is lost
+and none comes twice, whenever a run was killed and whatever a tracker still had in its buffers.
 """
 
-import atexit
+import contextlib
 import csv
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from configurator import UserError
 
 PACKAGES = ("wandb", "tensorboard", "trackio")  # the names of the trackers, too
+CURVES = "events.out.tfevents.*"  # TensorBoard's files in a run folder
 
 
 def check_names(log_to: str | None) -> list[str]:
@@ -39,43 +42,51 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """The trackers of a run."""
+    """The trackers of a run; `closed_trackers` closes them."""
+
+    open: ClassVar[list["Trackers"]] = []
 
     def __init__(self, trackers: list[Tracker], log: Path, state):
-        """Send what `trackers` lack of log.csv; the rest comes by `add`.
+        """Send what `trackers` lack of log.csv; the rest comes by `add` and `flush`.
 
         Args:
             state: train.py's TrainState, which tells when a step is complete.
         """
         self.trackers, self.state = trackers, state
-        self.step, self.numbers = -1, {}  # not sent yet: an evaluation of this step may follow
+        self.waiting: dict[int, dict[str, float]] = {}  # numbers by step, not sent yet
         if trackers:
-            with open(log, encoding="utf-8", newline="") as file:
+            self.open.append(self)
+            with open(log, encoding="utf-8", errors="replace", newline="") as file:
                 for row in csv.DictReader(file):
                     self.add(row)
-            atexit.register(self.close)
+            self.flush()
 
     def add(self, row: dict) -> None:
-        """Take a row of log.csv, and send the rows of the step before."""
+        """Take a row of log.csv."""
         if self.trackers:
-            if int(row["step"]) > self.step:
-                self._send()
-            self.step = int(row["step"])
             values = {name: value for name, value in row.items() if value not in ("", "n/a")}
-            self.numbers |= {n: float(value) for n, value in values.items() if n != "step"}
+            numbers = {n: float(value) for n, value in values.items() if n != "step"}
+            self.waiting.setdefault(int(row["step"]), {}).update(numbers)
 
-    def close(self) -> None:
-        """Send the last step, unless it is still to be evaluated: the resumed run sends it then."""
-        if self.step < self.state.step or self.state.evaluated == self.state.step:
-            self._send()
-        for tracker in self.trackers:
-            tracker.close()
+    def flush(self) -> None:
+        """Send all steps, now that a checkpoint has them, but one that is still to be evaluated."""
+        for step in sorted(self.waiting):
+            if step < self.state.step or self.state.evaluated == self.state.step:
+                numbers = self.waiting.pop(step)
+                for tracker in self.trackers:
+                    if numbers and step >= tracker.first:
+                        tracker.send(step, numbers)
 
-    def _send(self) -> None:
-        for tracker in self.trackers:
-            if self.numbers and self.step >= tracker.first:
-                tracker.send(self.step, self.numbers)
-        self.numbers = {}
+
+@contextlib.contextmanager
+def closed_trackers() -> Iterator[None]:
+    """Close the trackers that are opened within, however that ends."""
+    try:
+        yield
+    finally:
+        while Trackers.open:
+            for tracker in Trackers.open.pop().trackers:
+                tracker.close()
 
 
 def open_trackers(s, folder: Path, run_id: str | None) -> list[Tracker]:
@@ -128,7 +139,7 @@ class TensorBoard:
     def __init__(self, s, folder: Path, run_id: str | None):
         from torch.utils.tensorboard import SummaryWriter
 
-        for old in folder.glob("events.out.tfevents.*"):
+        for old in folder.glob(CURVES):
             old.unlink()
         self.writer = SummaryWriter(folder, flush_secs=10)
 

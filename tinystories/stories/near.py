@@ -93,7 +93,7 @@ _ENDS, _BETWEEN = ".!?", "\t\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~"
 _MARKS = str.maketrans(_ENDS + _BETWEEN, "\n" * len(_ENDS) + " " * len(_BETWEEN))
 _OTHER_MARK = re.compile(r"[^\w\s]")
 _OTHER_WORD = re.compile("([\u3040-\u30ff\u3400-\u9fff])")  # a Chinese or Japanese character
-_OTHER_END = str.maketrans(dict.fromkeys("。！？।؟…", "\n"))
+_OTHER_END = str.maketrans("。！？।؟…", "\n" * 6)
 _PRONOUN = dict.fromkeys(("he", "she", "his", "her", "hers", "him", "himself", "herself"), "he")
 
 
