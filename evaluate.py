@@ -272,6 +272,8 @@ def evaluate(subject: Subject) -> dict:
             write_results(path, subject.info, {p: cached[p] for p in PARTS if p in cached})
         else:
             kept.append(part)
+    for left in subject.folder.glob("evaluation*.tmp"):  # by a command that was killed
+        left.unlink(missing_ok=True)
     if kept:
         log_stderr(f"  from {RESULT} (unless --overwrite=True): {', '.join(kept)}")
     return {"run": subject.info} | {part: cached[part] for part in parts}

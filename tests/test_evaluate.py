@@ -414,6 +414,12 @@ def test_a_damaged_result_is_never_used(cat, result):
     assert refused > 500
 
 
+def test_what_a_killed_command_left_is_removed(cat, result, table):
+    (cat / "evaluation.json.tmp").write_text("{")
+    table(f"--out_dir={cat}")
+    assert result_in(cat) == result and not list(cat.glob("*.tmp"))
+
+
 def test_damaged_results_are_measured_again(cat, result, table):
     broken = result | {"loss": [], "pairs": {"key": result["pairs"]["key"]}, "generation": None}
     broken["memorization"] = result["memorization"] | {"closest": [{}]}
