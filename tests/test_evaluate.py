@@ -73,7 +73,7 @@ def write_dataset(folder, tokenizer: Tokenizer, **splits: list[str]):
             text_bytes = sum(len(story.encode()) for story in stories)
             writer.write(tokenizer.encode_stories(stories), len(stories), text_bytes)
         written[split] = writer.metadata()
-    about = {"vocab_size": tokenizer.vocab_size}
+    about = {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     datasets.write_meta(folder, {"settings": {}, "tokenizer": about, "splits": written})
     return folder
 
