@@ -2,12 +2,13 @@
 # make check   lint, format, types and the quick tests, in less than a minute
 # make test    the whole test suite
 # make soak    random kills, damage and odd input, for 20 minutes
+# make nightly make soak, and what takes too long for the suite
 
 PYTHON ?= python3
 RUN = .venv/bin/python
 PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
-.PHONY: story check test soak lint install
+.PHONY: story check test soak nightly lint install
 
 story: install
 	$(RUN) prepare.py --source=storybook --tokenizer=bpe --vocab_size=1024
@@ -22,6 +23,9 @@ test: lint
 
 soak: .venv/installed-dev
 	$(RUN) tests/soak.py
+
+nightly: soak
+	$(RUN) -m pytest tests/nightly.py
 
 lint: .venv/installed-dev
 	$(RUN) -m ruff check .
