@@ -52,9 +52,8 @@ def real_run(tmp_path_factory):
     if not folder:
         pytest.skip("TINYSTORIES_DIR names no folder with real stories")
     base = tmp_path_factory.mktemp("real")
-    prepare(
-        base / "data", Path(folder), "--tokenizer=bpe", "--vocab_size=1024", "--val_fraction=0.01"
-    )
+    few = ("--tokenizer=bpe", "--vocab_size=1024", "--val_fraction=0.02", "--max_stories=6000")
+    prepare(base / "data", Path(folder), *few)
     forked(
         *("train.py", f"--dataset={base / 'data'}", f"--out_dir={base / 'run'}"),
         *"--n_layer=2 --n_head=4 --n_embd=128 --block_size=32 --batch_size=64".split(),
