@@ -3,7 +3,8 @@
     answer = Endpoint("http://localhost:8000/v1", "NAME").ask("Tell me a story.")
     answer.text, answer.finish_reason, answer.tokens
 
-The key is in the environment variable OPENAI_API_KEY; what passes by itself is retried.
+The key is in the environment variable OPENAI_API_KEY; what passes by itself is retried. The client
+is that of huggingface_hub, which is here anyway: datasets needs it.
 """
 
 import ipaddress
