@@ -74,7 +74,7 @@ class Settings(RangedSettings):
     full_eval: bool | Literal["auto"] = "auto"  # at the end, on all of validation
     log_interval: Count = 10  # steps between log lines
     save_minutes: NonNegative = 10.0  # between saves, besides evaluations
-    keep_per_doubling: PerDoubling = 0  # weights kept per doubling of steps
+    keep_per_doubling: PerDoubling = 0  # weights kept per doubling
     log_to: str | None = None  # wandb,tensorboard,trackio, or one of them
     wandb_project: str = "tinystories"  # at Weights & Biases and Trackio
     wandb_run_name: str | None = None  # None: the name of the run folder
