@@ -297,7 +297,7 @@ def test_nothing_to_resume_is_said(tmp_path):
 
 def test_a_run_that_ended_before_its_first_save_is_started_again(trained):
     (trained / "ckpt.pt").unlink()
-    assert resumed(trained).endswith("start it again, without --init_from=resume")
+    assert resumed(trained).endswith("with --overwrite=True, without --init_from=resume")
 
 
 @pytest.mark.parametrize("name", ["log.csv", "samples.txt"])
