@@ -69,6 +69,15 @@ def test_names_of_any_alphabet_count_as_one(name, new):
     assert near.grams(story) == near.grams(story.replace(name, new))
 
 
+def test_several_processes_find_the_same(different, tmp_path, monkeypatch):
+    texts = different[:60] + [other_order(other_names(story)) for story in different[:60]]
+    alone = find(tmp_path, texts, first_train=30)
+    monkeypatch.setattr(near, "SINGLE_PROCESS", 0)
+    monkeypatch.setattr(near, "COMPARED_AT_ONCE", 7)
+    monkeypatch.setattr(near.os, "cpu_count", lambda: 2)
+    assert len(alone) == 60 and find(tmp_path, texts, first_train=30) == alone
+
+
 def test_stories_that_share_an_opening_are_kept(different, tmp_path):
     opening = (
         "Once upon a time, in a small house by the sea, there lived a girl who loved to sing. "

@@ -24,12 +24,16 @@ compared. Nothing is dropped on an estimate.
 
 import heapq
 import json
+import os
 import re
+import signal
 from array import array
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +54,9 @@ EXAMPLES = 20  # pairs to read
 SEED = 1  # of the hashes
 BATCH, BATCH_NGRAMS = 1000, 300_000  # stories, or n-grams, that are hashed at a time
 PAIR_BATCH = 50_000  # pairs of signatures that are compared at a time: 100 MB
+COMPARED_AT_ONCE = 500  # stories whose text one process compares at a time
+SINGLE_PROCESS = 50_000  # stories up to which starting other processes takes longer
+MAX_WORKERS = 16
 Sketch = tuple[np.ndarray, np.ndarray]  # signatures and sizes of some stories, as _sketch has them
 
 
@@ -131,19 +138,77 @@ def near_duplicates(
     take everything along; of near-duplicates in training the first one stays.
     """
     candidates = _candidates(*_sketch(stories, count), first_train, threshold)
-    cached = lru_cache(100)(lambda number: grams(stories[number]))
     copies: dict[int, Copy] = {}
-    having = np.flatnonzero((candidates >= 0).any(axis=1)).tolist()
-    for story in progress(having, "comparing near-duplicates", "stories"):
-        own = grams(stories[story])
+    having = np.flatnonzero((candidates >= 0).any(axis=1))
+    compared = _compare_all(stories, having, candidates, first_train, threshold)
+    pairs = zip(having.tolist(), compared, strict=True)
+    for story, known in progress(pairs, "comparing near-duplicates", "stories", total=len(having)):
         others = [n for n in candidates[story].tolist() if n >= 0]
         # A candidate that was dropped stands for the story that it was dropped for.
         others = dict.fromkeys(copies[n].kept if n in copies else n for n in others)
         for other in sorted(others, key=lambda n: min(n, first_train)):  # validation comes first
-            if (similarity := containment(own, cached(other))) >= threshold:
-                copies[story] = Copy(other, similarity)
+            if other not in known:
+                known[other] = containment(grams(stories[story]), grams(stories[other]))
+            if known[other] >= threshold:
+                copies[story] = Copy(other, known[other])
                 break
     return copies
+
+
+Similarities = dict[int, float]  # of a story to others, by their numbers
+
+
+def _compare_all(
+    stories: StoryFiles | Sequence[str],
+    having: np.ndarray,
+    candidates: np.ndarray,
+    first_train: int,
+    threshold: float,
+) -> Iterator[Similarities]:
+    """The similarities of stories to their candidates, on all cores where there are many stories.
+
+    Those of validation come first; after one that reaches the threshold no others are compared.
+    """
+    parts = [having[i : i + COMPARED_AT_ONCE] for i in range(0, len(having), COMPARED_AT_ONCE)]
+    compare = partial(_compare, first_train=first_train, threshold=threshold)
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    if workers == 1 or len(having) <= SINGLE_PROCESS:
+        for part in parts:
+            yield from compare(part, candidates[part], stories=stories)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (stories,))
+    with pool:
+        for i in range(0, len(parts), 4 * workers):  # in waves, so that no results pile up
+            wave = parts[i : i + 4 * workers]
+            for found in pool.map(compare, wave, [candidates[part] for part in wave]):
+                yield from found
+
+
+def _begin_worker(stories: StoryFiles | Sequence[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    _of_worker.append(stories)
+
+
+_of_worker: list[StoryFiles | Sequence[str]] = []  # the stories, in another process
+
+
+def _compare(
+    part: np.ndarray,
+    candidates: np.ndarray,
+    first_train: int,
+    threshold: float,
+    stories: StoryFiles | Sequence[str] | None = None,
+) -> list[Similarities]:
+    """The similarities of some stories to their candidates, each a row."""
+    texts, found = stories if stories is not None else _of_worker[0], []
+    for story, row in zip(part.tolist(), candidates.tolist(), strict=True):
+        own, known = grams(texts[story]), {}
+        for other in sorted((n for n in row if n >= 0), key=lambda n: min(n, first_train)):
+            known[other] = containment(own, grams(texts[other]))
+            if known[other] >= threshold:
+                break
+        found.append(known)
+    return found
 
 
 class Index:
