@@ -147,6 +147,8 @@ def main(s: Settings) -> None:
         data = opened.data.folder.name if opened.data and given is None else None
         about = {"run": name, **opened.info, "dataset": data, "text": given}
         about |= {"stories": len(subject.stories), "tokens": tokens}
+        last = results.get("layers", [{}])[-1]
+        about["bits_per_byte"] = last.get("lens_bits_per_byte")  # None without the part lens
         write_json(folder / "interpret.json", about | {"seconds": round(took, 1)} | results)
         made.append("interpret.json")
     print("\n".join(map(wrapped, lines)))

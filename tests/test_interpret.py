@@ -316,6 +316,7 @@ def test_everything_is_looked_at_and_the_run_stays_as_it_is(trained, dataset):
     result = json.loads((folder / "interpret.json").read_text(encoding="utf-8"))
     assert (result["step"], result["stories"], len(result["heads"])) == (10, 3, 4)
     assert [neuron["layer"] for neuron in result["neurons"]] == [0, 0, 1, 1]
+    assert result["bits_per_byte"] == result["layers"][-1]["lens_bits_per_byte"] > 1
     assert set(result["heads"][0]) == {
         *("layer", "head", "entropy_bits", *heads.SCORES, "name", "name_tokens"),
         *("explained", "by_distance", "removed"),
