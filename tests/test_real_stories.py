@@ -56,10 +56,11 @@ def real_run(tmp_path_factory):
     prepare(base / "data", Path(folder), *few)
     forked(
         *("train.py", f"--dataset={base / 'data'}", f"--out_dir={base / 'run'}"),
-        *"--n_layer=2 --n_head=4 --n_embd=128 --block_size=32 --batch_size=64".split(),
+        *"--n_layer=2 --n_head=4 --n_embd=128 --block_size=32 --batch_size=40".split(),
         *"--gradient_accumulation_steps=1 --learning_rate=4e-3 --warmup_iters=10".split(),
         *"--arch=qwen3 --optimizer=muon --muon_learning_rate=0.01".split(),
-        *"--max_iters=100 --eval_interval=100 --eval_tokens=20000 --device=cpu".split(),
+        *"--max_iters=100 --eval_interval=100 --eval_tokens=8000 --full_eval=False".split(),
+        "--device=cpu",
     )
     return base / "run"
 
