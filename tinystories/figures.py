@@ -435,9 +435,12 @@ def _three_scales(axes: Axes, log: dict[str, np.ndarray]) -> None:
 
 def _hide_overlapping_labels(figure: Figure) -> None:
     """Hide each label of a tick that would touch the one before it on its axis."""
+    labelled = [each for one in figure.axes if one.axison for each in (one, *one.child_axes)]
+    if not labelled:
+        return
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # nothing moves after it was measured
-    for axes in (each for one in figure.axes for each in (one, *one.child_axes)):
+    for axes in labelled:
         for axis, coordinate in ((axes.xaxis, 0), (axes.yaxis, 1)):
             low, high = sorted(axis.get_view_interval())
             shown = None
