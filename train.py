@@ -385,9 +385,8 @@ def train(r: Run) -> None:
 
             # once in a while: keep the weights, evaluate, generate a story, save
             kept.keep(r, finished)
-            lacking = state.evaluated < state.step or state.best_step < 0
-            if lacking and (finished or state.step % s.eval_interval == 0):
-                if RANK == 0:
+            if finished or state.step % s.eval_interval == 0:
+                if RANK == 0 and (state.evaluated < state.step or state.best_step < 0):
                     with contextlib.suppress(Stopped):  # all processes stop in the next sync
                         evaluate_and_save(r, last=finished)
                 r.stop.sync()
