@@ -100,6 +100,7 @@ def compose(s: Settings, prompts: Prompts, endpoint: Endpoint, collection: Colle
     """Ask until there are `count` stories, or no tokens are left for another one."""
     numbers = (number for number in itertools.count() if number not in collection.numbers)
     failures = dropped = 0  # in a row
+    failed: list[str] = []  # why, of each request that failed
     running: set[Future] = set()
     pool = ThreadPoolExecutor(s.concurrency)
     bar = progress(None, "composing", "stories", total=s.count, initial=collection.stories)
@@ -109,6 +110,9 @@ def compose(s: Settings, prompts: Prompts, endpoint: Endpoint, collection: Colle
                 order = draw(prompts, s.seed, next(numbers))
                 running.add(pool.submit(ask, s, endpoint, collection, order))
             if not running:
+                if failed:
+                    requests = counted(len(failed), "request")
+                    print(wrapped(f"{requests} failed, the last one with {failed[-1]}"))
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for request in done:
@@ -116,6 +120,7 @@ def compose(s: Settings, prompts: Prompts, endpoint: Endpoint, collection: Colle
                     reason, failures = request.result(), 0
                 except RequestFailed as error:  # its number is asked again by the next call
                     reason, failures = str(error), failures + 1
+                    failed.append(reason)
                     if failures == MAX_CONSECUTIVE_FAILURES:
                         raise stuck(collection, f"{failures} requests failed", reason) from None
                     continue

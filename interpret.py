@@ -83,8 +83,7 @@ import torch
 
 from tinystories import device
 from tinystories.activations import attention
-from tinystories.evaluation.subject import Subject as Opened
-from tinystories.evaluation.subject import open_subject
+from tinystories.evaluation.subject import Subject, open_subject
 from tinystories.figures import short_name
 from tinystories.files import atomic_write, read_whole, short_path, write_json
 from tinystories.formats.causal_lm import is_published
@@ -100,7 +99,7 @@ from tinystories.interpretation import (
     text,
     training,
 )
-from tinystories.interpretation.stories import Story, Subject
+from tinystories.interpretation.stories import ModelWithStories, Story
 from tinystories.run import check_kept, kept_file, load_model, run_name, split_step
 from tinystories.storystats import SENTENCE_END
 from tinystories.terminal import command_text, counted, log_stderr, progress, time_taken, wrapped
@@ -164,7 +163,12 @@ def main(s: Settings) -> None:
 
 
 def follow(
-    s: Settings, opened: Opened, subject: Subject, shown: Story, folder: Path, steps: list[int]
+    s: Settings,
+    opened: Subject,
+    subject: ModelWithStories,
+    shown: Story,
+    folder: Path,
+    steps: list[int],
 ) -> tuple[list[str], list[str]]:
     """Measure each kept checkpoint, and let it tell a story; a summary, and names of files."""
     rows, tales = [], []
@@ -225,7 +229,9 @@ def check_finite(model: torch.nn.Module, what: str) -> None:
         raise UserError(f"{what} has weights that are not finite: there is nothing to see in it")
 
 
-def choose_stories(s: Settings, opened: Opened, given: str | None) -> tuple[Subject, Story]:
+def choose_stories(
+    s: Settings, opened: Subject, given: str | None
+) -> tuple[ModelWithStories, Story]:
     """The model with the stories that it is looked at in, and the text that is shown."""
     model, tokenizer = opened.model, opened.tokenizer
     size = model.config.block_size
@@ -251,11 +257,11 @@ def choose_stories(s: Settings, opened: Opened, given: str | None) -> tuple[Subj
         if len(ids) > len(shown.x):
             log_stderr(f"the text has {len(ids):,} tokens; the first {len(shown.x):,} are read")
         chosen = [shown]
-    return Subject(model, tokenizer, opened.hardware.device, chosen), shown
+    return ModelWithStories(model, tokenizer, opened.hardware.device, chosen), shown
 
 
 def look(
-    s: Settings, subject: Subject, shown: Story, folder: Path, title: str
+    s: Settings, subject: ModelWithStories, shown: Story, folder: Path, title: str
 ) -> tuple[dict, list[str]]:
     """Measure the parts that are wanted and draw them; the results, and the names of the files."""
     results, made = {}, []
@@ -277,7 +283,7 @@ def look(
 # The parts ----------------------------------------------------------------------------------
 
 
-def look_text(subject: Subject, shown: Story, folder: Path, title: str, _: Settings):
+def look_text(subject: ModelWithStories, shown: Story, folder: Path, title: str, _: Settings):
     """How surprising each token of the text is."""
     surprise = text.measure(subject, shown)
     bits = f"{surprise.bits_per_byte:.3f} bits per byte"
@@ -288,7 +294,7 @@ def look_text(subject: Subject, shown: Story, folder: Path, title: str, _: Setti
     return result, ["text.png", "text.html"]
 
 
-def look_lens(subject: Subject, shown: Story, folder: Path, title: str, _: Settings):
+def look_lens(subject: ModelWithStories, shown: Story, folder: Path, title: str, _: Settings):
     """What each layer would say."""
     bits = lens.measure(subject)
     best, right = lens.of_story(subject, shown)
@@ -298,7 +304,7 @@ def look_lens(subject: Subject, shown: Story, folder: Path, title: str, _: Setti
     return {"lens_bits_per_byte": bits}, ["lens.png"]
 
 
-def look_heads(subject: Subject, shown: Story, folder: Path, title: str, _: Settings):
+def look_heads(subject: ModelWithStories, shown: Story, folder: Path, title: str, _: Settings):
     """What each head looks at."""
     found, repeat = heads.measure(subject)
     figures.plot_heads(found, f"{title}: what heads look at", folder / "heads.png")
@@ -306,7 +312,7 @@ def look_heads(subject: Subject, shown: Story, folder: Path, title: str, _: Sett
     return {"heads": found, "repeat": repeat}, ["heads.png", *made]
 
 
-def draw_attention(subject: Subject, shown: Story, folder: Path, title: str) -> list[str]:
+def draw_attention(subject: ModelWithStories, shown: Story, folder: Path, title: str) -> list[str]:
     """Draw the attention of each head on the beginning of the text."""
     x = torch.from_numpy(shown.x[:ATTENTION_TOKENS])[None].to(subject.device)
     patterns = attention(subject.model, x, lambda _, pattern, visible: pattern[0].cpu().numpy())
@@ -315,7 +321,7 @@ def draw_attention(subject: Subject, shown: Story, folder: Path, title: str) -> 
     return ["attention.png"]
 
 
-def look_ablation(subject: Subject, shown: Story, folder: Path, title: str, s: Settings):
+def look_ablation(subject: ModelWithStories, shown: Story, folder: Path, title: str, s: Settings):
     """What gets worse without a head, an attention or an MLP."""
     count = len(ablation.removals(subject))
     warn_if_long(subject, count / 2, "ablation", s)
@@ -323,14 +329,14 @@ def look_ablation(subject: Subject, shown: Story, folder: Path, title: str, s: S
     return {"kinds": whole, "removed": removed}, []
 
 
-def look_neurons(subject: Subject, shown: Story, folder: Path, title: str, s: Settings):
+def look_neurons(subject: ModelWithStories, shown: Story, folder: Path, title: str, s: Settings):
     """What excites the neurons that fire most selectively."""
     found = neurons.measure(subject, s.neurons)
     atomic_write(folder / "neurons.txt", neurons.listing(found).encode(errors="replace"))
     return {"neurons": found}, ["neurons.txt"]
 
 
-def warn_if_long(subject: Subject, passes: float, part: str, s: Settings) -> None:
+def warn_if_long(subject: ModelWithStories, passes: float, part: str, s: Settings) -> None:
     """Say so if a part that needs so many passes over the stories takes minutes."""
     batches = list(subject.batches())
     start_time = time.perf_counter()

@@ -410,9 +410,10 @@ def test_temporary_errors_are_retried(order, server):
     assert server.times[1] - server.times[0] > 0.9
 
 
-def test_a_request_that_failed_is_made_again_next_time(order, server):
+def test_a_request_that_failed_is_made_again_next_time(order, server, capsys):
     server.script = [story_of, 400, "RAW <html>Busy</html>", "RAW {}"]
     assert [row["number"] for row in order(3, concurrency=1)] == [0, 2, 3]
+    assert "1 request failed, the last one with 400: no way\n" in capsys.readouterr().out
     assert sorted(row["number"] for row in order(5)) == [0, 1, 2, 3, 4]
 
 

@@ -18,7 +18,7 @@ from model import GPT, GPTConfig
 from tinystories.activations import inputs
 from tinystories.device import select_hardware
 from tinystories.interpretation import ablation, figures, heads, lens, neurons, page, text
-from tinystories.interpretation.stories import KINDS, Subject, kinds_of, make_story, nats
+from tinystories.interpretation.stories import KINDS, ModelWithStories, kinds_of, make_story, nats
 from tinystories.loss import loss_per_text
 from tinystories.run import load_checkpoint, read_config, save_checkpoint
 from tinystories.tokenizer import STORY_PATTERN, Tokenizer
@@ -32,15 +32,15 @@ SHAPES = {
 }
 
 
-def subject_of(model: GPT, *tales: str) -> Subject:
+def subject_of(model: GPT, *tales: str) -> ModelWithStories:
     size = model.config.block_size
     ids = [np.array(BYTES.encode(tale)) for tale in tales]
     stories = [make_story(BYTES, each, size, {"Tom", "Mia"}) for each in ids]
-    return Subject(model.eval(), BYTES, CPU, stories)
+    return ModelWithStories(model.eval(), BYTES, CPU, stories)
 
 
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)
-def subject(request) -> Subject:
+def subject(request) -> ModelWithStories:
     """A model with random weights in three stories."""
     torch.manual_seed(1)
     model = GPT(GPTConfig(257, 64, n_layer=2, n_head=2, n_embd=16, **request.param))

@@ -14,7 +14,7 @@ from conftest import ROOT, SMALL, complaint, forked
 from forks import ForkedCommand
 
 import train
-from configurator import parse
+from configurator import UserError, parse
 from tinystories.run import begin
 from tinystories.trackers import Trackers, closed_trackers
 
@@ -150,6 +150,14 @@ def test_a_step_that_is_still_to_be_evaluated_waits_for_the_resumed_run(tmp_path
     trackers.state.evaluated = 2
     trackers.flush()
     assert tracker.rows == [(2, {"loss": 3, "val_loss": 2.5})]
+
+
+@pytest.mark.parametrize("line", ["2,\0", "two,3,,", "2,3,,,,4"])
+def test_a_damaged_line_of_the_log_is_told(tmp_path, line):
+    with pytest.raises(UserError, match=r"log\.csv: line 3 is damaged; .* --log_to=None$"):
+        follow(tmp_path, f"1,4,,\n{line}\n", 0, step=3)
+    with closed_trackers():
+        pass
 
 
 def test_an_unknown_tracker_and_a_missing_package_are_told_in_one_line(tmp_path):

@@ -57,8 +57,15 @@ class Trackers:
         if trackers:
             self.open.append(self)
             with open(log, encoding="utf-8", errors="replace", newline="") as file:
-                for row in csv.DictReader(file):
-                    self.add(row)
+                rows = csv.DictReader(file)
+                try:
+                    for row in rows:
+                        self.add(row)
+                except (KeyError, TypeError, ValueError, csv.Error):
+                    raise UserError(
+                        f"{log}: line {rows.line_num} is damaged; copy it from a backup, or go on "
+                        "with --log_to=None"
+                    ) from None
             self.flush()
 
     def add(self, row: dict) -> None:

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from tinystories.activations import block_calls, inputs, logits_of, replaced, run_from
-from tinystories.interpretation.stories import KINDS, Subject, by_story, nats
+from tinystories.interpretation.stories import KINDS, ModelWithStories, by_story, nats
 from tinystories.terminal import progress
 
 SURE = 3  # standard errors: what is nearer to zero may be chance
 Removal = tuple[int, str, int | None]  # layer, part, head; None: all of it
 
 
-def removals(subject: Subject) -> list[Removal]:
+def removals(subject: ModelWithStories) -> list[Removal]:
     """All that is removed, one at a time."""
     heads = [("attention", head) for head in range(subject.num_heads)]
     parts = [*heads, ("attention", None), ("mlp", None)]
     return [(layer, part, head) for layer in range(subject.num_layers) for part, head in parts]
 
 
-def measure(subject: Subject) -> tuple[dict[str, float | None], dict[Removal, dict]]:
+def measure(subject: ModelWithStories) -> tuple[dict[str, float | None], dict[Removal, dict]]:
     """The whole model's loss by kind of token; and the cost of each removal, as in interpret.json.
 
     The layers before one are computed once for all that is removed from it or later.
@@ -51,13 +51,13 @@ def measure(subject: Subject) -> tuple[dict[str, float | None], dict[Removal, di
 
 
 @torch.no_grad()
-def losses_from(subject: Subject, calls: list, layer: int, y: Tensor) -> list[np.ndarray]:
+def losses_from(subject: ModelWithStories, calls: list, layer: int, y: Tensor) -> list[np.ndarray]:
     """The loss of each token, by story, if the model is computed from a layer on."""
     each = nats(logits_of(subject.model, run_from(subject.model, calls, layer)[-1]), y)
     return by_story(each, y)
 
 
-def mean_inputs(subject: Subject, part: str) -> list[Tensor]:
+def mean_inputs(subject: ModelWithStories, part: str) -> list[Tensor]:
     """The mean over all tokens of what enters the last matrix of a part, for each layer."""
     sums: list[Any] = [0.0] * subject.num_layers
     count = 0
@@ -72,7 +72,7 @@ def mean_inputs(subject: Subject, part: str) -> list[Tensor]:
     return [(each / count).float().to(subject.device) for each in sums]
 
 
-def costs(subject: Subject, full: list[np.ndarray], without: list[np.ndarray]) -> dict:
+def costs(subject: ModelWithStories, full: list[np.ndarray], without: list[np.ndarray]) -> dict:
     """What a removal costs: bits per byte, and nats per token by kind, with standard errors."""
     differences = [after - before for before, after in zip(full, without, strict=True)]
     sizes = [story.bytes for story in subject.stories]
@@ -88,7 +88,7 @@ def costs(subject: Subject, full: list[np.ndarray], without: list[np.ndarray]) -
     return {"bits_per_byte": bits, "se": error, "kinds": kinds}
 
 
-def by_kind(subject: Subject, losses: list[np.ndarray]) -> dict[str, float | None]:
+def by_kind(subject: ModelWithStories, losses: list[np.ndarray]) -> dict[str, float | None]:
     """The loss by kind of token in nats per token; None for a kind that is not there."""
     each = np.concatenate(losses)
     kinds = np.concatenate([story.kinds for story in subject.stories])

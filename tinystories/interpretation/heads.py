@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tinystories.activations import attention
-from tinystories.interpretation.stories import Story, Subject, nats
+from tinystories.interpretation.stories import ModelWithStories, Story, nats
 
 SCORES = ("previous", "first", "same_token", "induction")
 DISTANCES = 64  # of by_distance
@@ -60,7 +60,7 @@ class Tally:
         return np.array(shares)
 
 
-def measure(subject: Subject) -> tuple[list[dict], dict]:
+def measure(subject: ModelWithStories) -> tuple[list[dict], dict]:
     """The scores of each head, as in interpret.json, and the loss of what is read twice."""
     length = max(len(story.x) for story in subject.stories)
     tallies: list[Tally] = []
@@ -110,7 +110,7 @@ def tally(tally: Tally, story: Story, x: Tensor, pattern: Tensor, visible: Tenso
     tally.add_pairs(pattern, visible, x)
 
 
-def repetitions(subject: Subject, tallies: list[Tally]) -> dict:
+def repetitions(subject: ModelWithStories, tallies: list[Tally]) -> dict:
     """Let the model read random ids twice, and stories twice: losses, and induction in tallies.
 
     Induction is attention to the token behind the one that is the same, in the second reading.
@@ -130,7 +130,7 @@ def repetitions(subject: Subject, tallies: list[Tally]) -> dict:
     return losses
 
 
-def read_twice(subject: Subject, once: list, tallies: list[Tally]) -> list[float] | None:
+def read_twice(subject: ModelWithStories, once: list, tallies: list[Tally]) -> list[float] | None:
     """The loss per token of texts of equal length in the first and in the second reading.
 
     Induction is added to the tallies, if there are any.

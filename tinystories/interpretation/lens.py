@@ -7,11 +7,11 @@ import torch
 
 from configurator import UserError
 from tinystories.activations import logits_of, residuals
-from tinystories.interpretation.stories import Story, Subject, nats
+from tinystories.interpretation.stories import ModelWithStories, Story, nats
 
 
 @torch.no_grad()
-def measure(subject: Subject) -> list[float]:
+def measure(subject: ModelWithStories) -> list[float]:
     """Bits per byte of the stories after each layer; the last one is the model's own.
 
     Raises UserError if the last layer does not lead to the model's logits: then the model does
@@ -31,7 +31,7 @@ def measure(subject: Subject) -> list[float]:
 
 
 @torch.no_grad()
-def of_story(subject: Subject, story: Story) -> tuple[np.ndarray, np.ndarray]:
+def of_story(subject: ModelWithStories, story: Story) -> tuple[np.ndarray, np.ndarray]:
     """For each layer and token of one text: the likeliest id, and the probability of the right one.
 
     Both (L, T).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinystories.activations import inputs, last_matrix, logits_of
-from tinystories.interpretation.stories import Subject
+from tinystories.interpretation.stories import ModelWithStories
 from tinystories.interpretation.text import name_of, visible
 
 CONTEXTS, BEFORE, AFTER = 8, 8, 1  # shown of each neuron; tokens before the one that fires it
@@ -25,7 +25,7 @@ class Moments:
     skew: np.ndarray
 
 
-def measure(subject: Subject, count: int) -> list[dict]:
+def measure(subject: ModelWithStories, count: int) -> list[dict]:
     """The `count` neurons of each layer with the highest kurtosis, as in interpret.json.
 
     High kurtosis: nearly always near the mean, rarely far from it. A neuron whose long tail is
@@ -55,7 +55,7 @@ def measure(subject: Subject, count: int) -> list[dict]:
     return found
 
 
-def power_sums(subject: Subject) -> list[tuple[int, list[Tensor]]]:
+def power_sums(subject: ModelWithStories) -> list[tuple[int, list[Tensor]]]:
     """For each layer how many tokens there are, and sums of the powers 1 to 4 of each neuron."""
     sums: list = [(0, [0.0] * 4) for _ in range(subject.num_layers)]
     for _, x, y in subject.batches():
@@ -80,7 +80,7 @@ def moments_of(n: int, powers: list[Tensor]) -> Moments:
     return Moments(np.where(flat, 0, fourth / v**2), np.where(flat, 0, third / v**1.5))
 
 
-def activations(subject: Subject, chosen: list[np.ndarray]) -> list[np.ndarray]:
+def activations(subject: ModelWithStories, chosen: list[np.ndarray]) -> list[np.ndarray]:
     """The activations of the chosen neurons of each layer at all tokens, (tokens, chosen)."""
     parts: list[list[np.ndarray]] = [[] for _ in chosen]
     for _, x, y in subject.batches():
@@ -92,7 +92,7 @@ def activations(subject: Subject, chosen: list[np.ndarray]) -> list[np.ndarray]:
     return [np.concatenate(each) for each in parts]
 
 
-def contexts(subject: Subject, values: np.ndarray, threshold: float) -> list[dict]:
+def contexts(subject: ModelWithStories, values: np.ndarray, threshold: float) -> list[dict]:
     """Where a neuron is most active: the text before, the token, the text after.
 
     At most one place in each story, so that one story does not fill the list, and none where the
@@ -116,7 +116,7 @@ def contexts(subject: Subject, values: np.ndarray, threshold: float) -> list[dic
 
 
 @torch.no_grad()
-def raised(subject: Subject, layer: int, neuron: int, sign: int) -> list[str]:
+def raised(subject: ModelWithStories, layer: int, neuron: int, sign: int) -> list[str]:
     """The tokens whose logits a neuron raises most, through the last norm and the head alone."""
     matrix: Any = last_matrix(subject.model, layer, "mlp")
     # GPT-2 of transformers keeps its matrices the other way round than torch's linear layers.

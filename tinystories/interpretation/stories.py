@@ -42,7 +42,7 @@ class Story:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelWithStories:
     """A model, and the stories in which it is looked at."""
 
     model: Any  # in evaluation mode, float32

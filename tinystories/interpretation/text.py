@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tinystories.interpretation.stories import Story, Subject, pieces_of
+from tinystories.interpretation.stories import ModelWithStories, Story, pieces_of
 
 LIKELIEST = 5  # tokens
 MOST_BITS = 8  # of surprise, where the color is strongest
@@ -24,7 +24,7 @@ class Surprise:
 
 
 @torch.no_grad()
-def measure(subject: Subject, story: Story) -> Surprise:
+def measure(subject: ModelWithStories, story: Story) -> Surprise:
     """The predictions of one text."""
     x = torch.from_numpy(story.x)[None].to(subject.device)
     logprobs = subject.model(x)[0].float().log_softmax(-1)
@@ -40,14 +40,14 @@ def measure(subject: Subject, story: Story) -> Surprise:
     return Surprise(pieces, bits.cpu().numpy(), likeliest, total / max(1, story.bytes))
 
 
-def shown_pieces(subject: Subject, story: Story) -> list[str]:
+def shown_pieces(subject: ModelWithStories, story: Story) -> list[str]:
     """How the tokens that come next are shown."""
     end = subject.tokenizer.end_of_text
     pairs = zip(story.y, story.pieces, strict=True)
     return [END if i == end else visible(piece) for i, piece in pairs]
 
 
-def name_of(subject: Subject, token: int) -> str:
+def name_of(subject: ModelWithStories, token: int) -> str:
     """How an id is shown."""
     if token == subject.tokenizer.end_of_text:
         return END

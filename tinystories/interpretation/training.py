@@ -13,14 +13,14 @@ from tinystories.device import Hardware
 from tinystories.files import atomic_write
 from tinystories.generate import Sampling, collect_stories, generate_stories, prepare_for_generation
 from tinystories.interpretation import ablation, heads, lens
-from tinystories.interpretation.stories import KINDS, Subject, by_story, nats
+from tinystories.interpretation.stories import KINDS, ModelWithStories, by_story, nats
 
 STORY_TOKENS = 200  # of a story at each step
 SAMPLING, SEED = Sampling(temperature=0.8), 1337
 BEST = ("previous", "induction", "name")  # scores of which the best head is followed
 
 
-def measure(subject: Subject) -> dict:
+def measure(subject: ModelWithStories) -> dict:
     """One row: losses, what the layers would say, and the best heads."""
     losses: list[np.ndarray] = []
     with torch.no_grad():
@@ -82,7 +82,7 @@ def write(rows: Sequence[dict], folder: Path, title: str) -> None:
     keptfigures.plot_panels(steps, panels, title, folder / "over_training.png")
 
 
-def story(subject: Subject, hardware: Hardware, prompt: str) -> str:
+def story(subject: ModelWithStories, hardware: Hardware, prompt: str) -> str:
     """What the model makes of a beginning; the same random numbers at each step."""
     model = prepare_for_generation(subject.model, hardware)
     options = {"max_new_tokens": STORY_TOKENS, "sampling": SAMPLING, "seed": SEED}
