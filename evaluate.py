@@ -93,13 +93,13 @@ class Settings(RangedSettings):
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories import device
-from tinystories.evaluation import instruct, memorization, validation
+from tinystories.evaluation import memorization, validation
 from tinystories.evaluation.results import RESULT, Rows, number, read_results, write_results
-from tinystories.evaluation.subject import Subject, open_data, open_subject
-from tinystories.files import short_path
+from tinystories.evaluation.subject import Subject, Unsuitable, open_data, open_subject
+from tinystories.files import only_writer, short_path
 from tinystories.formats import causal_lm
 from tinystories.formats.causal_lm import is_published
-from tinystories.run import newest_run, results_folder, run_folder, run_name, split_step
+from tinystories.run import results_folder, run_folder, run_name, split_step
 from tinystories.terminal import (
     command_text,
     distinct_names,
@@ -109,6 +109,7 @@ from tinystories.terminal import (
     wrapped,
 )
 
+PATIENCE = 60  # seconds, for another command that evaluates the same run
 MODULES = {part: import_module(f"tinystories.evaluation.{name}") for part, name in PARTS.items()}
 
 
@@ -124,10 +125,14 @@ def main(s: Settings) -> None:
         log_stderr(reason)
     hint = f"lower samples_per_prompt (now {s.samples_per_prompt}), or take --device=cpu"
     with device.out_of_memory(hint):
-        evaluated = {}
-        for name in names:
-            settings = with_data(s, names) if is_published(name) else s
-            evaluated[name] = evaluate(open_subject(settings, name, hardware))
+        evaluated, dataset = {name: {} for name in names}, s.dataset
+        for name in sorted(names, key=is_published):  # which take the data of the first run
+            settings = replace(s, dataset=dataset) if is_published(name) else s
+            subject = open_subject(settings, name, hardware)
+            if dataset is None and subject.data:
+                dataset = str(subject.data.folder)
+            with only_writer(subject.folder / RESULT, patience=PATIENCE):
+                evaluated[name] = evaluate(subject)
     print_table(evaluated)
     if s.nearest:
         for name, result in evaluated.items():
@@ -153,16 +158,16 @@ def print_ending(s: Settings, evaluated: dict[str, dict], seconds: float) -> Non
     files = [f"{short_path(result_folder(name))}/{RESULT}" for name in evaluated]
     files += [s.plot] if s.compare else []
     log_stderr(wrapped(f"results: {', '.join(files)}; time: {time_taken(seconds)}"))
-    if "memorization" in s.parts() and not s.nearest:
+    if not s.nearest and any("memorization" in result for result in evaluated.values()):
         log_stderr("--nearest=True shows the stories that are closest to training stories")
     if len(evaluated) == 1 or (len(texts) == 1 and comparable):
         best = next(iter(evaluated))
         if len(evaluated) > 1:
-            best = min(comparable, key=lambda name: losses[name]["all_text"]["bits_per_byte"])
-            log_stderr(wrapped(f"the lowest bits per byte: {best}"))
+            best = min(comparable, key=lambda name: losses[name]["per_story"]["bits_per_byte"])
+            log_stderr(wrapped(f"the lowest bits per byte, per story: {best}"))
         options = [f"--out_dir={best}"]
         if s.checkpoint != "best.pt" and not is_published(best) and split_step(best)[1] is None:
-            options.append(f"--checkpoint={s.checkpoint}")
+            options.append(f"--checkpoint={Path(s.checkpoint).name}")
         log_stderr("generate stories with it:\n" + command_text("python", "sample.py", *options))
 
 
@@ -187,14 +192,6 @@ def run_names(s: Settings) -> list[str]:
 def result_folder(name: str) -> Path:
     """Where the results about a run or a published model are."""
     return causal_lm.results_folder(name) if is_published(name) else results_folder(name)
-
-
-def with_data(s: Settings, names: list[str]) -> Settings:
-    """The settings for a published model: without a named dataset, that of the first run."""
-    runs = [run_folder(split_step(name)[0]) for name in names if not is_published(name)]
-    found = filter(None, (open_data(s.dataset, folder, block_size=1) for folder in runs))
-    data = next(found, None)
-    return replace(s, dataset=str(data.folder)) if data else s
 
 
 def check_plot(s: Settings, plot: Path) -> None:
@@ -233,15 +230,35 @@ def plot_losses(names: list[str], plot: Path) -> None:
 
 def print_leak(s: Settings) -> None:
     """Print how much of the validation text is in the training text."""
-    folder = run_folder(s.out_dir or (newest_run() if s.dataset is None else ""))
-    data = open_data(s.dataset, folder, block_size=1)
+    out_dir = "" if s.dataset else split_step(run_name(s.out_dir, s.checkpoint))[0]
+    data = open_data(s.dataset, run_folder(out_dir), block_size=1)
     if data is None:
-        raise UserError(f"the dataset of {folder} is missing: name one with --dataset=")
+        raise UserError(f"the dataset of {out_dir} is missing: name one with --dataset=")
+    log_stderr(short_path(data.folder))
     stories = data.val.stories(data.tokenizer)
     if s.val_source:
         sources = validation.user_sources(s.val_source)
         stories = chain.from_iterable(source.stories("val") for source in sources)
     print(memorization.leak_table(stories, data))
+
+
+def suitable_parts(subject: Subject) -> list[str]:
+    """The parts to measure: those that the settings name, or of the default ones, those that suit.
+
+    Raises UserError for a bad file now, not after minutes.
+    """
+    s, parts = subject.settings, []
+    for part in s.parts():
+        try:
+            MODULES[part].key(subject)
+            parts.append(part)
+        except Unsuitable as why:
+            asked = part == "judge" or (part == "memorization" and s.nearest)
+            if s.what != Settings.what or asked:
+                raise
+            if part != "instruct":  # which few models are trained for
+                log_stderr(wrapped(f"without {part}: {why}"))
+    return parts
 
 
 def evaluate(subject: Subject) -> dict:
@@ -251,12 +268,8 @@ def evaluate(subject: Subject) -> dict:
     "run", which says which model it is, and an entry for each part.
     """
     s, path = subject.settings, subject.folder / RESULT
+    parts = suitable_parts(subject)
     cached = read_results(path, subject.info)
-    parts = s.parts()
-    if s.what == Settings.what and not instruct.has_headers(subject):
-        parts.remove("instruct")  # nobody asked for it, and the stories have no headers
-    for part in parts:
-        MODULES[part].key(subject)  # complain about a bad file now, not after minutes
     log_stderr(f"{subject.info['checkpoint']} of {subject.name}")
     kept = []
     for i, part in enumerate(parts, 1):

@@ -7,7 +7,7 @@
 Token statistics (story length, id coverage, stories per window) use all
 training tokens. Word statistics use an evenly spaced sample. --compare has a
 column for each dataset: the same number of words of each, up to a million,
-from up to 10,000 evenly spaced training stories.
+from up to 10,000 evenly spaced training stories (fewer: --sample=).
 """
 
 import difflib
@@ -350,7 +350,7 @@ def compare(s: Settings) -> tuple[str, Comparison]:
     columns = {}
     for name, rows in storystats.columns(comparison).items():
         stories, size = sizes[name]
-        words = stories * comparison.portraits[name].words.lengths.mean()
+        words = size * comparison.portraits[name].words_per_byte
         cells = {"number": f"{stories:,}", "words, about": short_count(words)}
         columns[name] = {"Training stories": cells | {"bytes": short_count(size)}} | rows
     return "\n\n".join([sections_table(columns), *most_frequent(comparison)]), comparison

@@ -10,7 +10,6 @@
 The files go to export/ in the run folder.
 """
 
-import contextlib
 import re
 import shutil
 from dataclasses import dataclass
@@ -56,10 +55,18 @@ class Settings(RangedSettings):
 command_line = configure(Settings)  # answers --help and mistakes before the slow imports
 
 from tinystories.evaluation.results import PARTS, RESULT, Rows, read_results
-from tinystories.files import read_json, replace_folder, settings_path, sha256_of, short_path
+from tinystories.files import (
+    only_writer,
+    read_json,
+    replace_folder,
+    settings_path,
+    sha256_of,
+    short_path,
+)
 from tinystories.formats import hf_hub
-from tinystories.formats.trained import TrainedModel
+from tinystories.formats.trained import NotExportable, TrainedModel
 from tinystories.run import (
+    KEPT,
     find_checkpoint,
     load_model,
     locate,
@@ -74,15 +81,29 @@ def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
+def export(writer, final: Path, trained: TrainedModel, s: Settings) -> None:
     """Write one format, whole or not at all, and say what it is for.
 
     Raises:
+        NotExportable: the format cannot hold the model.
         UserError: what was written does not compute what the model does; it is removed.
     """
+    writer.check_exportable(trained.model.config)
+    with only_writer(final.resolve()):
+        check_replaceable(final, s)
+        write(writer, final.resolve(), trained, s.verify)
+
+
+def check_replaceable(final: Path, s: Settings) -> None:
+    """Raises UserError for an earlier export that is to stay."""
+    if final.exists() and not s.overwrite:
+        raise UserError(f"{final} is there already; --overwrite replaces it")
+
+
+def write(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
+    """The part of `export` in which no other command writes there."""
     partial = final.with_name(f".{final.name}.partial")
     remove(partial)
-    partial.parent.mkdir(exist_ok=True)
     try:
         usage = writer.write(partial, final, trained)
         checked = ""
@@ -97,14 +118,14 @@ def export(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
             partial.replace(final)
     finally:
         remove(partial)
-        with contextlib.suppress(OSError):
-            partial.parent.rmdir()  # if nothing is in it
     print(wrapped(f"{short_path(final)}{checked}") + f"\n  {usage}")
 
 
 def evaluation_rows(folder: Path, checkpoint: str) -> Rows:
     """The table of evaluate.py, by section; empty if it has not evaluated this checkpoint."""
     path = folder / RESULT
+    if checkpoint.startswith(f"{KEPT}/"):  # whose results are in a folder beside it
+        path = (folder / checkpoint).with_suffix("") / RESULT
     if not path.is_file():
         return {}
     stored = read_json(path, lambda v: type(v["run"]) is dict, "delete it and evaluate again")
@@ -127,17 +148,15 @@ def main(s: Settings) -> None:
     for name in s.formats():
         writer = import_module(f"tinystories.formats.{name}")
         path = folder / "export" / writer.EXPORT.format(name=folder.resolve().name)
-        if path.exists() and not s.overwrite:
-            raise UserError(f"{path} is there already; --overwrite replaces it")
+        check_replaceable(path, s)
         writers[path] = writer
     if writers:
         trained = open_trained(s, folder, checkpoint)
         print(f"exporting {checkpoint} of {out_dir}")
         for path, writer in writers.items():
             try:
-                writer.check_exportable(trained.model.config)
-                export(writer, path, trained, s.verify)
-            except UserError as error:
+                export(writer, path, trained, s)
+            except NotExportable as error:
                 if s.to is not None:  # this format was asked for
                     raise
                 print(wrapped(f"no {path.name}: {error}"))

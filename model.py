@@ -428,7 +428,7 @@ def sample_next_token(
             al. 2024).
     """
     if temperature < 1e-6:  # dividing by it could overflow
-        return logits.argmax(1)
+        return logits.argmax(1).masked_fill(logits.isnan().any(1), logits.shape[1])  # as below
     logits = logits / temperature
     if top_k is not None and top_k < logits.shape[1]:
         kth = logits.topk(top_k).values[:, -1:]

@@ -15,6 +15,7 @@ these also as .gz, .bz2, .xz, .zst), .parquet or .arrow files; a folder that
 datasets' save_to_disk wrote.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -115,6 +116,7 @@ from tinystories.dataset import (
     write_vocabulary,
 )
 from tinystories.files import only_writer, replace_folder, short_path
+from tinystories.parallel import batches, parallel_map
 from tinystories.stories.cleaning import BY_SETTING, RULES
 from tinystories.terminal import counted, progress, short_count, time_taken, wrapped
 
@@ -157,6 +159,8 @@ def prepare(s: Settings, folder: Path) -> None:
             print("  (--tokenizer=bpe trains one of this size on the stories instead)")
     temp_folder = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temp_folder, ignore_errors=True)
+    if temp_folder.exists():
+        raise UserError(f"cannot remove {temp_folder}, which an earlier command left; remove it")
     temp_folder.mkdir(parents=True)
     try:
         whole = len(local) == len(source_names(s.source))
@@ -196,7 +200,8 @@ def describe_inputs(s: Settings, sources: list[Source]) -> dict:
     settings = {k: v for k, v in vars(s).items() if k not in NOT_INPUT}
     paths = [p for x in sources for split in SPLITS for p in x.files.get(split, ())]
     files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-    return {"settings": settings, "files": files}
+    text = json.dumps({"settings": settings, "files": files}, ensure_ascii=False)
+    return json.loads(text.encode(errors="replace"))  # as it will be in meta.json
 
 
 def prepared_inputs(meta: dict) -> dict:
@@ -278,7 +283,7 @@ def write_tokens(
     with bar, SplitWriter(folder / f"{split}.bin") as writer:
         for number, stories in passes(folder, ingredients, split):
             count = counts[number]
-            for ids, size, text_bytes in tokenizer.parallel_map(encode, tokenizer.batches(stories)):
+            for ids, size, text_bytes in parallel_map(encode, batches(stories)):
                 writer.write(ids, size, text_bytes)
                 for name, more in (("stories", size), ("tokens", len(ids)), ("bytes", text_bytes)):
                     count[name] += more
@@ -341,7 +346,7 @@ def training_commands(dataset: str) -> list[str]:
     """How to train on a dataset: with the configs that are made for it, or without one."""
     line = re.compile(rf'^dataset = "{re.escape(dataset)}"', re.MULTILINE)
     configs = sorted((ROOT / "config").glob("*.py"))
-    fitting = [path.name for path in configs if line.search(path.read_text(encoding="utf-8"))]
+    fitting = [path.name for path in configs if line.search(path.read_text("utf-8", "replace"))]
     commands = [f"python train.py config/{name}" for name in fitting]
     return commands or [f"python train.py --dataset={shlex.quote(dataset)}"]
 

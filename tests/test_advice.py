@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 import train
-from configurator import ROOT, parse
-from tinystories import advice
+from configurator import ROOT, UserError, parse
+from tinystories import advice, figures
 from tinystories.advice import Curve, report, run_of
 from tinystories.curve import read_curve
 from tinystories.law import read_law
@@ -109,6 +109,10 @@ def test_a_fault_of_a_finished_run_is_found(complaint, run, losses):
     assert complaint in names(run, losses)
 
 
+def test_a_train_loss_that_is_no_number_is_no_gap():
+    assert "wide_gap" not in names(made(), curve(*FALLING, train_loss=(*FALLING[:-1], math.nan)))
+
+
 @pytest.mark.parametrize("text", ["", "storybook"])
 def test_texts_whose_level_is_not_measured_are_not_behind(text):
     other = made(replace(stories(), text=text))
@@ -156,6 +160,15 @@ def test_a_curve_has_the_better_of_the_trained_and_the_averaged_weights(tmp_path
     )
     curve = read_curve(tmp_path / "log.csv")
     assert (curve.val, curve.bits) == ([8.3, 3.1, 2.2], [3.0, 1.0, 0.8])
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write("30,,1.9,2.1,0.7")  # of 0.79: the disk was full
+    assert read_curve(tmp_path / "log.csv") == curve
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write(f",{'x' * 200_000}\n")
+    with pytest.raises(UserError, match=r"log\.csv is damaged"):
+        read_curve(tmp_path / "log.csv")
+    with pytest.raises(UserError, match=r"log\.csv is damaged"):
+        figures.read_log(tmp_path / "log.csv")
 
 
 STEPS = {  # of configs that max_minutes ends: docs/findings.md; of the GPU's, a guess

@@ -17,6 +17,7 @@ DOES_NOT_KNOW = {
     "model": {"tinystories", "numpy"},
     "tinystories.ranges": PROJECT | {"torch"},
     "tinystories.kernels": PROJECT,
+    "tinystories.parallel": PROJECT | {"torch"},
     "tinystories.terminal": PROJECT | {"torch"},
     "tinystories.files": {"model", "tinystories", "torch"},
     "tinystories.device": {"model", "tinystories"},

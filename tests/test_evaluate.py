@@ -19,7 +19,7 @@ from configurator import UserError, parse
 from tinystories import dataset as datasets
 from tinystories.evaluation import memorization, results, validation
 from tinystories.evaluation.copies import Match
-from tinystories.files import write_json
+from tinystories.files import only_writer, write_json
 from tinystories.loss import Loss
 from tinystories.run import load_model, read_config
 from tinystories.tokenizer import Tokenizer
@@ -321,7 +321,9 @@ class GoodTeacher(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_generated_stories_are_judged_those_without_grades_again(cat, table, monkeypatch):
+def test_the_generated_stories_are_judged_those_without_grades_again(
+    cat, table, tmp_path, monkeypatch
+):
     with ThreadingHTTPServer(("127.0.0.1", 0), GoodTeacher) as server:
         threading.Thread(target=server.serve_forever).start()
         judge = [f"--judge_url=http://127.0.0.1:{server.server_port}/v1", "--judge_model=teacher"]
@@ -330,8 +332,14 @@ def test_the_generated_stories_are_judged_those_without_grades_again(cat, table,
         failed = result_in(cat)["judge"]["failed"]
         monkeypatch.undo()
         out = table(f"--out_dir={cat}", "--what=generation", *judge)
+        judged = result_in(cat)["judge"]
+        asked = tmp_path / "judge.txt"  # another question
+        asked.write_text("Grade this: {beginning}{continuation}")
+        monkeypatch.setattr("tinystories.evaluation.judge.PROMPT", asked)
+        monkeypatch.setattr(GoodTeacher, "status", 400)
+        table(f"--out_dir={cat}", "--what=generation", *judge)
+        assert result_in(cat)["judge"]["failed"] == 4
         server.shutdown()
-    judged = result_in(cat)["judge"]
     assert (failed, judged["failed"]) == (4, 0)
     assert judged["means"] == {"grammar": 9, "creativity": 3, "consistency": 8, "plot": 5}
     assert judged["age_groups"] == {"C": 4}
@@ -460,6 +468,40 @@ def test_a_run_without_a_log_is_in_the_table_and_not_in_the_plot(trained, cat, t
     out = table(f"--compare={cat},{trained}", "--what=pairs", f"--plot={plot}")
     assert out.split("\n")[0].split() == [cat.name, "trained"]
     assert plot.is_file()
+
+
+def test_the_best_run_is_the_best_by_story(capsys):
+    results = {}
+    for name, by_story, concatenated in (("out/a", 0.6, 0.66), ("out/b", 0.61, 0.63)):
+        loss = {"stories": 2, "bytes": 9, "all_text": {"bits_per_byte": concatenated}}
+        loss["per_story"] = {"bits_per_byte": by_story}
+        results[name] = {"run": {"vocabulary": 257}, "loss": loss}
+    s = parse(evaluate.Settings, ["--compare=out/a,out/b", "--what=loss"]).settings
+    evaluate.print_ending(s, results, 1.0)
+    assert "the lowest bits per byte, per story: out/a\n" in capsys.readouterr().err
+
+
+def test_the_command_that_is_printed_names_the_checkpoint_once(trained, table, capsys):
+    table(f"--checkpoint={trained / 'ckpt.pt'}", "--what=pairs")
+    said = capsys.readouterr().err
+    printed = " ".join(said.partition("stories with it:")[2].replace("\\", "").split())
+    assert printed == f"python sample.py --out_dir={trained} --checkpoint=ckpt.pt"
+
+
+def test_another_command_that_evaluates_the_run_is_waited_for(cat, table, monkeypatch):
+    monkeypatch.setattr(evaluate, "PATIENCE", 0.1)
+    with only_writer(cat / "evaluation.json"):
+        line = "evaluation.json is being written by"
+        with pytest.raises(UserError, match=line):
+            table(f"--out_dir={cat}", "--what=pairs")
+
+
+def test_the_leak_of_a_run_is_that_of_its_dataset(evaluated_cat, table, capsys):
+    run = evaluated_cat[0]
+    named = table("--leak=True", f"--dataset={read_config(run)['dataset']}")
+    assert table("--leak=True", f"--checkpoint={run / 'ckpt.pt'}") == named
+    with pytest.raises(UserError, match=r"there is no run in .*nowhere"):
+        table("--leak=True", "--out_dir=nowhere")
 
 
 def test_losses_of_different_texts_are_named(trained, tmp_path, table, capsys):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tinystories.evaluation import diversity
+from tinystories.evaluation import diversity, generation
 from tinystories.evaluation.diversity import words
 
 
@@ -81,3 +81,14 @@ def test_self_bleu_of_many_stories_is_taken_over_a_sample():
 def test_unknown_words_are_counted_each_time_they_occur():
     stories = [words("the blorp saw the cat"), words("blorp")]
     assert diversity.oov_rate(stories, {"the", "saw", "cat"}) == 2 / 6
+
+
+def test_many_stories_for_one_prompt_fit_into_memory():
+    mean, pairs = diversity.self_bleu([[["a", "b"]] * 50_000], pairs=10)
+    assert (mean, pairs) == (1.0, 10)
+
+
+def test_the_first_sentence_of_a_long_text_is_found_in_its_time():
+    text = "猫" * 1_000_000  # no sentence ends
+    assert generation._without_first_sentence(text) == text
+    assert generation._without_first_sentence('"Hi!" A cat. Two.') == "A cat. Two."

@@ -62,6 +62,17 @@ def test_the_prompt_marks_where_the_continuation_begins(server, grade):
     assert "A (3 or under), B (4-5), C (6-7), D (8-9)" in body["messages"][0]["content"]
 
 
+def test_a_prompt_of_another_form_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "judge.txt"
+    monkeypatch.setattr(judge, "PROMPT", path)
+    with pytest.raises(UserError, match=r"cannot read .*judge\.txt"):
+        judge.prompt("", "")
+    for text in ('{"grammar": N}', "{0}", "{"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"judge\.txt: it may have \{beginning\}, "):
+            judge.prompt("", "")
+
+
 def test_a_story_may_hold_braces(server, grade):
     assert grade(("A {hen} {0}", " said {}.")).answered == 1
     assert "A {hen} {0}*** said {}." in server.asked[0]["messages"][0]["content"]

@@ -17,7 +17,7 @@ from explore import Settings
 from tinystories import comparefigures, figures, storystats
 from tinystories.dataset import read_meta, write_meta
 from tinystories.stories import storybook
-from tinystories.storystats import compare
+from tinystories.storystats import columns, compare
 from tinystories.tokenizer import Tokenizer
 
 FOX = 'A fox named Tom sat. "I am tired," he said.\n\nThen Tom ran home.'
@@ -137,7 +137,11 @@ def test_long_stories_are_cut_and_text_is_bounded(dataset, monkeypatch):
 def test_stories_without_names_and_datasets_with_long_names_are_plotted(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "DPI", 30)
     names = [f"a_very_long_name_{i}_of_a_dataset" for i in range(explore.MOST_COMPARED)]
+    names += [f"{letter}/a_very_long_name_that_two_folders_have" for letter in "ab"]
     comparison = compare({name: ["the hen"] for name in names})
+    (shared,) = {tuple(list(rows.values())[-1]) for rows in columns(comparison).values()}
+    assert len(shared) == len(names)  # no two have one label
+    comparison = compare({name: ["the hen"] for name in names[: explore.MOST_COMPARED]})
     comparefigures.plot_comparison(comparison, tmp_path / "page.png")
     assert imread(tmp_path / "page.png").std() > 0.1
 

@@ -1,6 +1,7 @@
 """Files that are written whole, and read only when they are what they should be."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from configurator import UserError
 from tinystories.files import (
     LARGEST,
     atomic_write,
+    only_writer,
     read_json,
     read_whole,
     replace_folder,
@@ -76,3 +78,8 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, kind):
         path.symlink_to("a" if kind == "loop" else "/dev/zero")
     with pytest.raises(UserError, match=rf"cannot read {path}: "):
         read_whole(path)
+
+
+def test_the_root_folder_is_not_written():
+    with pytest.raises(UserError, match=r"^/ cannot be written"), only_writer(Path("/")):
+        pass

@@ -28,7 +28,7 @@ from tinystories.generate import (
     generate_stories,
     prepare_for_generation,
 )
-from tinystories.tokenizer import Tokenizer
+from tinystories.tokenizer import Tokenizer, train_bpe
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -406,6 +406,7 @@ def test_a_model_without_a_cache_of_keys_and_values_generates_the_same():
         ("hf:roneneldan/TinyStories-33M", "gpt_neo", 2048, 512),
         ("hf:SauravP97/tiny-stories-3M", "gpt_neo", 2048, 512),
         ("hf:EleutherAI/gpt-neo-125m", "gpt_neo", 2048, 2048),
+        ("hf:me/tinystories-1k", "gpt_neo", 1024, 1024),  # as we export one
         ("hf:tinystories/some-llama", "llama", 256, 256),
         ("hf:big/TinyStories-llama", "llama", 131_072, 2048),
     ],
@@ -415,13 +416,28 @@ def test_the_window_is_what_the_model_was_trained_with(name, kind, declared, win
     assert causal_lm.context_window(name, config) == window
 
 
-def test_gpt2s_ids_serve_a_model_without_a_tokenizer(tmp_path):
+def test_gpt2s_ids_serve_a_model_without_a_tokenizer(results, tmp_path):
     if not os.environ.get("TIKTOKEN_CACHE_DIR"):
         pytest.skip("TIKTOKEN_CACHE_DIR names no folder with GPT-2's encoding")
     config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=4, n_positions=8)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "bare")
-    loaded = causal_lm.load(f"hf:{tmp_path / 'bare'}")
+    name = f"hf:{tmp_path / 'bare'}"
+    loaded = causal_lm.load(name)
     assert (loaded.tokenizer.kind, loaded.tokenizer.vocab_size) == ("gpt2", 50_257)
+    # Data of any vocabulary is measured in the model's own ids and windows.
+    from test_evaluate import write_dataset
+
+    table(f"--out_dir={name}", "--what=loss", f"--val_source={write_stories(tmp_path, STORIES)}")
+    expected = result_in(results, "bare")["loss"]
+    small = train_bpe(STORIES, 300)
+    for tokenizer in (loaded.tokenizer, small):
+        data = write_dataset(tmp_path / tokenizer.kind, tokenizer, train=STORIES, val=STORIES)
+        table(f"--out_dir={name}", "--what=loss", f"--dataset={data}")
+        loss = result_in(results, "bare")["loss"]
+        for part in ("all_text", "per_story"):
+            assert loss[part]["tokens"] == expected[part]["tokens"]
+            bits = expected[part]["bits_per_byte"]
+            assert loss[part]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
 def broken(folder, **replaced: str | None) -> None:

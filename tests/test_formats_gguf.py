@@ -6,6 +6,7 @@ import json
 import shutil
 import urllib.request
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +20,16 @@ from configurator import UserError
 from model import GPT, GPTConfig
 from tinystories.formats import gguf
 from tinystories.formats.byte_level import merges, spell
-from tinystories.formats.trained import TrainedModel
-from tinystories.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer, gpt2_top, train_bpe
+from tinystories.formats.trained import NotExportable, TrainedModel
+from tinystories.tokenizer import (
+    END_OF_TEXT,
+    STORY_PATTERN,
+    CharTokenizer,
+    Tokenizer,
+    gpt2,
+    gpt2_top,
+    train_bpe,
+)
 
 pytestmark = pytest.mark.slow
 # Of vocabularies that were trained before STORY_PATTERN: digits in a row are one word.
@@ -129,6 +138,19 @@ def test_an_older_vocabulary_keeps_its_pattern_and_what_differs_is_said(tmp_path
     newer = Tokenizer("bpe", train_bpe([], 257).pattern, older.tokens)
     _, said = export(random_model(newer, tmp_path, n_layer=1), tmp_path / "x.gguf")
     assert "earlier version" not in said
+
+
+def test_the_pattern_decides_how_llama_cpp_cuts_text(tmp_path):
+    assert gguf.PATTERNS[gpt2().pattern] == "gpt-2"
+    assert gguf.PATTERNS[STORY_PATTERN] == gguf.PATTERNS[OLDER_PATTERN] == "gpt-4o"
+    other = Tokenizer("gpt2", r"\s+|\S+", gpt2_top([], 257).tokens)
+    with pytest.raises(NotExportable, match=r"by a pattern that llama\.cpp may not have"):
+        export(random_model(other, tmp_path, n_layer=1), tmp_path / "x.gguf")
+
+
+def test_a_file_that_cannot_be_written_is_named(tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*full: No space left on device"):
+        export(random_model(tokenizer, tmp_path, n_layer=1), Path("/dev/full"))
 
 
 def test_a_vocabulary_of_characters_is_refused(tmp_path):

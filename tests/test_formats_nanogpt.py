@@ -3,19 +3,25 @@
 Those of nanoGPT are made from what its format is: names, shapes and a forward pass of its own.
 """
 
+import contextlib
+import io
 import json
 import math
 import os
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import SMALL, command, complaint, contents, forked
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from configurator import UserError
+import evaluate
+from configurator import UserError, parse
+from tinystories.formats import causal_lm
 from tinystories.run import load_checkpoint, load_model
 from tinystories.tokenizer import STORY_PATTERN, Tokenizer, gpt2
 
@@ -168,13 +174,41 @@ def test_sampling_takes_the_folder_as_it_is_and_writes_nothing(their_root):
     assert contents(their_root) == before
 
 
-def test_evaluation_finds_the_dataset_that_it_was_trained_on(their_root, tmp_path):
+def test_evaluation_finds_the_dataset_that_it_was_trained_on(their_root, tmp_path, monkeypatch):
     root = shutil.copytree(their_root, tmp_path / "nanoGPT")
     options = [f"--out_dir={root / 'out'}", "--what=loss", *QUICK]
     assert "bits per byte" in forked("evaluate.py", *options).stdout
     assert set(contents(root / "out")) == {"ckpt.pt", "evaluation.json"}
     info = json.loads((root / "out" / "evaluation.json").read_text())["run"]
     assert (info["checkpoint"], info["step"], info["vocabulary"]) == ("ckpt.pt", 2000, 50_257)
+    # A published model beside it is measured on that dataset, too.
+    bare, plot = tmp_path / "bare", tmp_path / "x.png"
+    config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=4, n_positions=8)
+    transformers.GPT2LMHeadModel(config).save_pretrained(bare)
+    monkeypatch.setattr(causal_lm, "ROOT", tmp_path)
+    options = [f"--compare=hf:{bare},{root / 'out'}", "--what=loss", f"--plot={plot}", *QUICK]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate.main(parse(evaluate.Settings, options).settings)
+    assert printed.getvalue().split()[:2] == ["bare", "out"]
+
+
+def test_characters_that_no_prompt_has_are_evaluated_without_prompts(tmp_path):
+    """Also a vocabulary that changes is noticed, which nanoGPT keeps beside the data."""
+    data, options = tmp_path / "data" / "fables", [f"--out_dir={tmp_path / 'out'}", *QUICK]
+    save_theirs(tmp_path / "out" / "ckpt.pt", vocab_size=3)
+    data.mkdir(parents=True)
+    for split in ("train", "val"):
+        (np.arange(200) % 3).astype("<u2").tofile(data / f"{split}.bin")
+    for letters in ("猫狗\n", "猫鸟\n"):
+        meta = {"stoi": {c: i for i, c in enumerate(letters)}, "itos": dict(enumerate(letters))}
+        (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 3} | meta))
+        done = forked("evaluate.py", *options)
+        assert "from evaluation.json" not in done.stderr
+        assert "without pairs: no minimal pair can be written" in done.stderr
+        assert "without memorization: no prompt can be written" in done.stderr
+        assert "bits per byte" in done.stdout
+    said = forked("evaluate.py", *options, "--what=pairs", status=2).stderr
+    assert said.splitlines()[-1].startswith("evaluate.py: no minimal pair can be written")
 
 
 @pytest.mark.parametrize("named", ["out", "out/ckpt.pt"])

@@ -131,6 +131,36 @@ def test_momentum_is_continued_however_a_version_groups_the_matrices():
         assert torch.equal(second.state[parameter]["momentum_buffer"], buffer)
 
 
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+@pytest.mark.parametrize("where", ["block", "embedding"])
+def test_in_float16_one_overflow_skips_the_whole_step(where, grad_clip):
+    gpt = small()
+    hardware = select_hardware("cpu", "float16")
+    optimizer = optim.Optimizer(gpt, hardware, Settings(optimizer="muon", grad_clip=grad_clip))
+    before = [parameter.detach().clone() for parameter in gpt.parameters()]
+    optimizer.backward(sum(parameter.sum() for parameter in gpt.parameters()))
+    weight = gpt.wte.weight if where == "embedding" else gpt.h[0].mlp.c_fc.weight
+    weight.grad[0, 0] = torch.inf
+    scale = optimizer.scaler.get_scale()
+    optimizer.step(1e-3, torch.ones(()), 1)
+    for parameter, old in zip(gpt.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+    assert optimizer.scaler.get_scale() == scale / 2
+    optimizer.zero_grad()
+    optimizer.backward(sum(parameter.sum() for parameter in gpt.parameters()))
+    optimizer.step(1e-3, torch.ones(()), 2)
+    assert not torch.equal(gpt.wte.weight, before[0])
+    optimizer.check()
+
+
+def test_a_rate_beyond_float32_is_no_obstacle_for_muon():
+    gpt = small()
+    random_gradients(gpt)
+    optimizer = make(gpt, optimizer="muon", muon_learning_rate=1e39)
+    optimizer.step(Settings.learning_rate, torch.ones(()), 1)
+    optimizer.check()
+
+
 @pytest.mark.parametrize(("now", "before"), [("adamw", "muon"), ("muon", "adamw")])
 def test_another_optimizer_cannot_continue(now, before):
     saved = make(small(), optimizer=before).state_dict()

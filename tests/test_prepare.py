@@ -242,6 +242,21 @@ def test_a_dataset_of_a_version_with_fewer_settings_is_recognized(tmp_path):
     assert "already prepared" in again.stdout
 
 
+def test_a_source_whose_name_is_no_text_is_recognized(tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    source = write(tmp_path / name, STORIES)
+    prepare(tmp_path / "data", source, "--val_fraction=0.3")
+    again = prepare(tmp_path / "data", source, "--val_fraction=0.3")
+    assert "already prepared" in again.stdout
+
+
+def test_what_cannot_be_removed_is_named(tmp_path):
+    source, partial = write(tmp_path / "a.txt", STORIES), tmp_path / ".data.partial"
+    partial.write_text("a file in its place")
+    line = complaint("prepare.py", f"--source={source}", f"--dataset={tmp_path / 'data'}")
+    assert line.endswith(f"cannot remove {partial}, which an earlier command left; remove it")
+
+
 def test_a_file_without_its_setting_is_answered_with_the_command():
     with pytest.raises(UserError, match=r"python prepare.py --source='my tales.txt'$"):
         prepare_script.Settings.bare_argument("my tales.txt")

@@ -20,6 +20,7 @@ from tinystories import device
 from tinystories import run as run_module
 from tinystories.generate import (
     Piece,
+    Sampling,
     collect_stories,
     generate_stories,
     prepare_for_generation,
@@ -261,9 +262,11 @@ def test_the_start_text_may_stand_in_a_file(generate, reciter, tmp_path, ending)
     assert out == STORY.decode() + "\n"
 
 
-def test_the_start_text_may_come_from_standard_input(generate, reciter, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Once upon\n"))
-    assert generate(reciter(STORY), "--start=-", "--num_samples=1")[0] == STORY.decode() + "\n"
+def test_the_start_text_may_come_from_standard_input(reciter):
+    options = ("--start=-", "--num_samples=1", "--device=cpu", "--dtype=float32")
+    line = [sys.executable, ROOT / "sample.py", f"--out_dir={reciter(STORY)}", *options]
+    done = subprocess.run(line, input="Öxe upon\n".encode(), capture_output=True, check=True)
+    assert done.stdout.decode() == "Öxe upon" + STORY.decode()[9:] + "\n"
 
 
 def test_a_missing_start_file_is_named():
@@ -348,12 +351,14 @@ def test_each_story_of_a_batch_ends_for_itself(reciter):
 LETTERS = "a ö 好 🦊é"
 
 
-def test_weights_that_give_no_probabilities_are_named(run):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_weights_that_give_no_probabilities_are_named(run, temperature):
     model, tokenizer, _ = load_model(run)
     with torch.no_grad():
         model.wte.weight.fill_(1e38)  # finite, but not their products
+    sampling = Sampling(temperature)
     with pytest.raises(UserError, match="its weights are damaged"):
-        list(generate_stories(model, tokenizer, CPU, max_new_tokens=5))
+        list(generate_stories(model, tokenizer, CPU, max_new_tokens=5, sampling=sampling))
 
 
 def test_streaming_yields_whole_characters_only(reciter):

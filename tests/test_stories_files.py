@@ -175,6 +175,7 @@ def test_a_folder_of_save_to_disk(tmp_path):
     for n, texts in enumerate([[FOX, OWL], [HEN]]):
         table = pyarrow.table({"text": texts})
         write_arrow(tmp_path / f"data-0000{n}-of-00002.arrow", table)
+    write_arrow(tmp_path / "cache-1a2b.arrow", pyarrow.table({"indices": [0]}))  # of filter()
     assert read(str(tmp_path), val_fraction=0.1) == STORIES
     assert "no column tale; name one with --column" in mistake(str(tmp_path), column="tale")
 
@@ -187,6 +188,9 @@ def test_a_folder_of_save_to_disk_with_splits(tmp_path):
     source = open_source(str(tmp_path))
     assert list(source.stories("train")) == [FOX]
     assert list(source.stories("val")) == [OWL]
+    own = open_source(write(tmp_path / "own.jsonl", json.dumps(FOX)), val_source=str(tmp_path))
+    assert list(own.stories("val")) == [OWL]  # its validation, where it has one
+    assert "--separator goes with text files" in mistake(str(tmp_path), separator=None)
 
 
 # Separators ---------------------------------------------------------------------------------
@@ -197,6 +201,7 @@ def test_stories_may_have_another_separator(tmp_path):
     assert read(path, separator="\n\n") == [FOX, OWL, FOX]
     path = write(tmp_path / "b.txt", f"{FOX}\r\n\r\n{OWL}\r\n")
     assert read(path, separator="\n\n") == [FOX, OWL]
+    assert read(path, separator="\r\n\r\n") == [FOX, OWL]
     path = write(tmp_path / "c.log", f"{FOX} ### {OWL}")
     assert read(path, separator=" ### ") == [FOX, OWL]
 
@@ -213,7 +218,12 @@ def test_a_file_may_be_one_text_whose_end_is_validation(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("text", "train"),
-    [("word " * 100, "word " * 90), ("x" * 100, "x" * 90), ("a\n" + "b c " * 9, "a\n")],
+    [
+        ("word " * 100, "word " * 90),
+        ("x" * 100, "x" * 90),
+        ("a\n" + "b c " * 9, "a\n"),
+        ("word " * 100 + "end\n", "word " * 91),
+    ],  # not after its last line
 )
 def test_one_text_is_cut_at_a_line_or_a_word_where_there_is_one(tmp_path, text, train):
     path = write(tmp_path / "a.txt", text)

@@ -330,7 +330,7 @@ def overfitted(run: Run, law: Law, curve: Curve) -> Complaint | None:
 def wide_gap(run: Run, law: Law, curve: Curve) -> Complaint | None:
     gap, size = 1 - curve.train[-1] / curve.val[-1], run.size["parameters"]
     expected = law.train_gap(size, run.tokens, run.different)
-    if overfitted(run, law, curve) or gap < max(0.1, 2 * expected):
+    if overfitted(run, law, curve) or not gap >= max(0.1, 2 * expected):  # it may be NaN
         return None
     more = replace(run, stories=replace(run.stories, tokens=run.tokens))
     text = f"train is {100 * gap:.0f} % below validation, not {100 * expected:.0f} %"

@@ -1,5 +1,6 @@
 """The page of plots that compares datasets: explore.py --compare."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def most_frequent(rates: Mapping[str, Mapping[str, float]]) -> list[str]:
 def plot_lengths(axes: Axes, lengths: Mapping[str, np.ndarray]) -> None:
     """A histogram of each dataset's story lengths, in %; the longest 1 % are left out."""
     top = max(np.quantile(values, 0.99) for values in lengths.values())
-    edges = np.linspace(0, top + 1, 41)
+    width = math.ceil((top + 1) / 40)  # whole, so that as many lengths are in each
+    edges = np.arange(0, top + 1 + width, width)
     for i, values in enumerate(lengths.values()):
         percent = 100 * np.histogram(values, edges)[0] / len(values)
         axes.stairs(percent, edges, color=f"C{i}", linewidth=1.8)

@@ -34,15 +34,15 @@ def losses(row: dict[str, str], prefix: str) -> tuple[float, float]:
 def read_curve(path: Path) -> Curve | None:
     """The evaluations in a log.csv; None where there is none."""
     try:
-        text = read_whole(path).decode(errors="replace")
+        lines = read_whole(path).decode(errors="replace").splitlines(keepends=True)
     except FileNotFoundError:
         return None
-    rows = [row for row in csv.DictReader(text.splitlines()) if row.get("val_loss")]
-
+    complete = [line for line in lines if line.endswith("\n")]  # a full disk may cut the last one
     try:
+        rows = [row for row in csv.DictReader(complete) if row.get("val_loss")]
         steps = [int(row["step"]) for row in rows]
         train = [float(row["train_loss"]) for row in rows]
         better = [min(losses(row, ""), losses(row, "ema_")) for row in rows]
         return Curve(steps, train, [nats for nats, _ in better], [bits for _, bits in better])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, csv.Error):
         raise UserError(f"{path} is damaged: it has rows without numbers") from None

@@ -55,7 +55,7 @@ class Hardware:
         if self.device.type != "cuda" or self.dtype == torch.float32:
             return None
         name = torch.cuda.get_device_name(self.device)
-        if re.search(r"Laptop|NVL|Max-Q|4090 D", name):  # the same name, another chip
+        if re.search(r"Laptop|NVL|Max-Q|MIG|3090 Ti|[45]090 D", name):  # another chip of the name
             return None
         return next(
             (1e12 * tf for key, tf in PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name)), None
@@ -128,20 +128,22 @@ def compile_model(
     if wanted is False or (wanted == "auto" and hardware.device.type != "cuda"):
         why = "as requested" if wanted is False else "only worth it on CUDA; try --compile=True"
         return model, f"compile: no ({why})"
-    x = torch.zeros(batch_shape, dtype=torch.long, device=hardware.device)
+    # Two tensors: what is compiled for one in both places is compiled again for two.
+    x, y = (torch.zeros(batch_shape, dtype=torch.long, device=hardware.device) for _ in "xy")
     try:
         compiled: Any = torch.compile(model)
         with hardware.autocast():  # as in training, so that it is compiled now ...
-            loss = compiled(x, x)
+            loss = compiled(x, y)
         loss.backward()
         with hardware.autocast(), torch.no_grad():  # ... and as in evaluation
-            compiled.eval()(x, x)
+            compiled.eval()(x, y)
         compiled.train().zero_grad(set_to_none=True)
     except Exception as error:  # a missing compiler, an old GPU, Windows: each its own exception
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
         torch._dynamo.reset()
+        model.train().zero_grad(set_to_none=True)
         return model, f"compile: no (compilation failed: {reason})"
     return compiled, "compile: yes"
 
@@ -169,7 +171,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an exception means that the device or the host has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = ("can't allocate memory", "out of memory")  # the CPU's allocator, Apple's
+    # Of the CPU's allocator, of Apple's, and of cuBLAS.
+    words = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
     return any(word in str(error) for word in words)
 
 
@@ -177,7 +180,7 @@ def _select_device(wanted: str) -> tuple[torch.device, str]:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     best = next((kind for kind, present in available.items() if present), "cpu")
     name = best if wanted == "auto" else wanted
-    if not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", name):
+    if not re.fullmatch(r"(cuda|mps|cpu)(:(0|[1-9]\d?))?", name):
         raise UserError(f"device={wanted} is not one of auto, cuda, cuda:0, mps, cpu")
     device = torch.device(name)
     missing = not available.get(device.type, True)

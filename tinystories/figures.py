@@ -258,14 +258,18 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     """The PLOTTED columns of a log.csv, NaN where a row has no number.
 
     Rows of evaluations have no tokens and minutes; they are interpolated, from 0 at step 0. After
-    the last logged step they grow at the mean pace. Raises UserError where there is no such file.
+    the last logged step they grow at the mean pace. Raises UserError where there is no such file,
+    or it is no table.
     """
     try:
         lines = read_whole(path).decode(errors="replace").splitlines(keepends=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}; {path.parent} is no run folder") from None
     complete = (line for line in lines if line.endswith("\n"))  # a run may be writing the last one
-    rows = list(csv.DictReader(complete))
+    try:
+        rows = list(csv.DictReader(complete))
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged: {error}") from None
     log = {name: np.array([number(row.get(name)) for row in rows]) for name in PLOTTED}
     for name in ("tokens", "minutes"):
         steps, values = _finite(log["step"], log[name])

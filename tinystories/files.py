@@ -18,7 +18,10 @@ import filelock
 from configurator import ROOT, UserError
 
 LARGEST = 2**28  # bytes that are read at once
-OTHER_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+OTHER_ERRORS = (  # than that of a disk without locks
+    *(errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+    *(errno.EEXIST, errno.ENOTDIR),  # a file in the place of a folder
+)
 without_locks: set[Path] = set()  # folders of which it was said that their disk has no locks
 
 
@@ -128,6 +131,8 @@ def only_writer(folder: Path, patience: float = 0) -> Iterator[None]:
     it after `patience` seconds.
     """
     folder = folder.resolve()
+    if not folder.name:
+        raise UserError(f"{folder} cannot be written; choose another name")
     path = folder.with_name(f".{folder.name}.lock")
     lock = filelock.FileLock(path, timeout=patience, fallback_to_soft=False)
     made = [parent for parent in folder.parents if not parent.exists()]  # the deepest first

@@ -235,7 +235,8 @@ def training_bar(s, state) -> tqdm:
     total, done, unit = (60 * s.max_minutes, state.seconds, " s") if s.max_minutes else steps
     columns = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}{unit}"
     off = None if RANK == 0 else True
-    return tqdm(total=round(total), initial=int(done), unit=unit, disable=off, bar_format=columns)
+    total = round(min(total, 1e18))
+    return tqdm(total=total, initial=int(done), unit=unit, disable=off, bar_format=columns)
 
 
 def update_bar(bar: tqdm, s, state) -> None:

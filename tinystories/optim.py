@@ -71,6 +71,7 @@ class Muon(torch.optim.Optimizer):
                 updates.append(update.view(-1, rows, columns).to(self.dtype))
             orthogonal = orthogonalize(torch.cat(updates)).flatten(0, 1)
             rate = group["lr"] * max(1, rows / columns) ** 0.5  # as published
+            rate = min(rate, torch.finfo(torch.float32).max)
             parts = orthogonal.split([len(p) for p in group["params"]])
             for p, part in zip(group["params"], parts, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(part, alpha=-rate)
@@ -152,8 +153,10 @@ class Optimizer:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip or math.inf)
         for group in self.groups:
             group["lr"] = rate * (group["initial_lr"] / self.learning_rate)
-        for part in self.parts.values():
-            self.scaler.step(part)
+        # GradScaler looks at each part alone; what overflows in one of two skips both.
+        if len(self.parts) == 1 or not self.scaler.is_enabled() or norm.isfinite():
+            for part in self.parts.values():
+                self.scaler.step(part)
         self.scaler.update()
         bad = ~loss.isfinite()
         if not self.scaler.is_enabled():  # in float16 GradScaler skips gradients that overflow
@@ -228,8 +231,16 @@ class AveragedWeights(AveragedModel):
     module: GPT
 
     def __init__(self, model: GPT, span: float):
-        def mean(average: Tensor, weights: Tensor, count: Tensor | int) -> Tensor:
-            share = torch.as_tensor(1 / (count + 1)).clamp(min(1.0, 1 / span))
-            return average.lerp(weights, share)
+        super().__init__(model)
+        self.span = span
 
-        super().__init__(model, avg_fn=mean)
+    @torch.no_grad()
+    def update_parameters(self, model: GPT) -> None:
+        """Average the weights of `model`, too.
+
+        AveragedModel's own waits for the device at each parameter.
+        """
+        share = max(1 / (int(self.n_averaged) + 1), min(1.0, 1 / self.span))
+        for average, weights in zip(self.module.parameters(), model.parameters(), strict=True):
+            average.lerp_(weights, share)
+        self.n_averaged += 1

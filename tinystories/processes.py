@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from configurator import ROOT, UserError
 
-RANK = int(os.environ.get("RANK", 0))  # of this process; torchrun sets these three variables
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # processes of the run
-LOCAL_RANK = int(os.environ["LOCAL_RANK"]) if WORLD_SIZE > 1 else None  # its GPU on this machine
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # processes; torchrun sets these variables
+RANK = int(os.environ.get("RANK", 0)) if WORLD_SIZE > 1 else 0  # of this process
+# Its GPU on this machine.
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", RANK)) if WORLD_SIZE > 1 else None
 
 
 class Stopped(Exception):
@@ -91,7 +92,8 @@ def check_divisible(name: str, count: int) -> None:
 
 def raise_if_peer_failed(error: Exception) -> None:
     """Raises UserError if an error only means that another process of the run has ended."""
-    if WORLD_SIZE > 1 and re.search("closed by peer|reset by peer|NCCL", str(error)):
+    gone = "closed by peer|reset by peer|ncclRemoteError|remote process exit"
+    if WORLD_SIZE > 1 and re.search(gone, str(error)):
         raise UserError("another process of the run ended; its message says why") from None
 
 

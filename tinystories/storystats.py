@@ -74,6 +74,7 @@ class Portrait:
     """What the compared stories of one dataset are like."""
 
     words: WordStats
+    words_per_byte: float
     sentence_length: float  # words, on average
     paragraphs: float  # of a story, on average
     with_dialogue: float  # share of the stories
@@ -124,8 +125,10 @@ def compare(samples: Mapping[str, Sequence[str]]) -> Comparison:
     for name, texts in shown.items():
         copies = near_duplicates(samples[name][:stories], stories, 0, SIMILAR)
         similar = copies.keys() | {copy.kept for copy in copies.values()}
+        words, size = count_words(texts), sum(len(text.encode(errors="replace")) for text in texts)
         portraits[name] = Portrait(
-            count_words(texts),
+            words,
+            float(words.lengths.sum()) / size,
             *shapes(texts),
             {n: len(ngrams(*encoded[name], n)) * 1e6 / amount for n in NGRAMS},
             len(similar) / stories,
@@ -138,6 +141,9 @@ def columns(comparison: Comparison) -> dict[str, dict[str, dict[str, str]]]:
     """The table's cells, by dataset, section and label."""
     rate = "{:,.1f}".format
     amounts = f"{comparison.words:,} words", counted(comparison.stories, "story", "stories")
+    labels = [name if len(name) < 27 else f"...{name[-23:]}" for name in comparison.portraits]
+    if len(set(labels)) < len(labels):
+        labels = [f"{i}: ...{name[-20:]}" for i, name in enumerate(comparison.portraits, 1)]
     table = {}
     for name, portrait in comparison.portraits.items():
         words = portrait.words
@@ -173,8 +179,8 @@ def columns(comparison: Comparison) -> dict[str, dict[str, dict[str, str]]]:
                 "stories that have one, %": rate(100 * portrait.near_duplicates),
             },
             f"{SHARED}-grams of one half of these words, % of them in the other half of": {
-                other if len(other) < 27 else f"...{other[-23:]}": rate(100 * share)
-                for other, share in portrait.shared.items()
+                label: rate(100 * share)
+                for label, share in zip(labels, portrait.shared.values(), strict=True)
             },
         }
     return table

@@ -24,9 +24,7 @@ import os
 import pickle
 import pickletools
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -37,6 +35,7 @@ import tiktoken.load
 
 from configurator import UserError
 from tinystories.files import atomic_write, checksum, read_whole
+from tinystories.parallel import batches, parallel_map
 
 BPE_KINDS = ("gpt2", "bpe")
 END_OF_TEXT = "<|endoftext|>"  # name of the id that follows each story; text never encodes to it
@@ -385,35 +384,6 @@ def check_size(vocab_size: int, largest: int) -> None:
             f"vocab_size={vocab_size} is out of range: {MIN_VOCAB_SIZE} "
             f"(every byte and end of text) to {largest} ({why})"
         )
-
-
-def parallel_map(function: Callable, items: Iterable) -> Iterator:
-    """Like map, on all cores; only a few items are in memory at a time.
-
-    Threads are as good as processes here: tiktoken works outside Python's global lock.
-    """
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def batches(stories: Iterable[str], characters: int = MAX_ENCODE_CHARS) -> Iterator[list[str]]:
-    """The stories in lists of about that many characters."""
-    batch, size = [], 0
-    for story in stories:
-        batch.append(story)
-        size += len(story)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _select_tokens(candidates: list[bytes], ranks: dict[bytes, int], size: int) -> set[bytes]:

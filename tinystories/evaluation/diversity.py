@@ -9,7 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, permutations
+from itertools import chain
 
 Words = Sequence[str]
 
@@ -85,9 +85,11 @@ def self_bleu(
     pairs_per_group = -(-pairs // max(1, len(groups)))
     scores = []
     for group in groups:
-        all_pairs = list(permutations(group, 2))
-        sampled = rng.sample(all_pairs, min(pairs_per_group, len(all_pairs)))
-        scores += [bleu(story, reference) for story, reference in sampled]
+        others = len(group) - 1
+        all_pairs = range(len(group) * others)  # by number: a list of them may not fit into memory
+        for pair in rng.sample(all_pairs, min(pairs_per_group, len(all_pairs))):
+            i, j = divmod(pair, others)
+            scores.append(bleu(group[i], group[j + (j >= i)]))
     return (sum(scores) / len(scores) if scores else None), len(scores)
 
 

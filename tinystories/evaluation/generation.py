@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from configurator import ROOT, UserError
+from configurator import ROOT
 from tinystories import generate
 from tinystories.evaluation import diversity
 from tinystories.evaluation.results import Rows, number, percent, proportion_with_ci
-from tinystories.evaluation.subject import Subject, numbered_lines
+from tinystories.evaluation.subject import Subject, Unsuitable, numbered_lines
 from tinystories.files import atomic_write, checksum, sha256_of
 
 PROMPTS = ROOT / "prompts" / "prompts.txt"
@@ -49,7 +49,13 @@ def key(subject: Subject) -> dict:
 
 
 def stories_key(subject: Subject) -> dict:
-    """The checksum of the generated stories, in the key of every part that is about them."""
+    """The checksum of the generated stories, in the key of every part that is about them.
+
+    Raises Unsuitable where the model can begin none of them.
+    """
+    prompts = read_prompts(subject.settings.prompts or PROMPTS)
+    if not any(map(subject.tokenizer.can_encode, prompts)):
+        raise Unsuitable("no prompt can be written in the characters of this vocabulary")
     path = subject.folder / STORIES
     return {"stories_sha256": sha256_of(path) if path.is_file() else None}
 
@@ -128,8 +134,6 @@ def generate_for_prompts(subject: Subject) -> list[GeneratedStory]:
     s, hardware = subject.settings, subject.hardware
     model = generate.prepare_for_generation(subject.model.eval(), hardware)
     prompts = list(filter(subject.tokenizer.can_encode, read_prompts(s.prompts or PROMPTS)))
-    if not prompts:
-        raise UserError("no prompt can be written in the characters of this vocabulary")
     stories = []
     for i, prompt in enumerate(subject.progress(prompts, "generating", "prompts")):
         pieces = generate.generate_stories(
@@ -160,15 +164,20 @@ def read_generated(folder: Path) -> list[GeneratedStory]:
     ]
 
 
+def _without_first_sentence(story: str) -> str:
+    """A story after its first sentence; one of a single sentence is taken whole."""
+    first = FIRST_SENTENCE.match(story)
+    return story[first.end() :] if first else story
+
+
 def real_stories(subject: Subject, count: int) -> list[str]:
     """The first validation stories, each without its first sentence, at most max_chars long.
 
-    They are comparable to what a model writes after the first sentence; a story of one sentence is
-    taken whole.
+    They are comparable to what a model writes after the first sentence.
     """
     if subject.data is None:
         return []
     stories = subject.data.val.stories(subject.data.tokenizer)
-    continuations = (FIRST_SENTENCE.sub("", story, count=1) for story in stories)
+    continuations = map(_without_first_sentence, stories)
     max_chars = subject.settings.max_chars
     return [story[:max_chars] for story in islice(filter(None, continuations), count)]

@@ -21,7 +21,7 @@ from configurator import UserError
 from tinystories import generate
 from tinystories.evaluation.features import RULES
 from tinystories.evaluation.results import Rows, percent, proportion_with_ci
-from tinystories.evaluation.subject import Subject
+from tinystories.evaluation.subject import Subject, Unsuitable
 from tinystories.files import atomic_write, checksum
 from tinystories.loss import Loss
 from tinystories.stories.instruct import Record, cut_for, has_records, only_story, parse
@@ -33,19 +33,19 @@ STORIES = "evaluation_instruct.jsonl"  # in the run folder
 WORDS, SENTENCE, SUMMARY = "words", "sentence", "own summary"  # the nearer of two
 
 
-def has_headers(subject: Subject) -> bool:
-    """Whether the data of a run, or of a published model, has records."""
-    return subject.data is not None and has_records(subject.data.first_stories())
-
-
 def key(subject: Subject) -> dict:
-    """What the result depends on; raises UserError where the stories have no headers."""
-    data, s = subject.dataset(), subject.settings
-    if not has_headers(subject):
-        raise UserError(
+    """What the result depends on; raises Unsuitable for stories without headers."""
+    try:
+        data, s = subject.dataset(), subject.settings
+    except UserError as error:
+        raise Unsuitable(*error.args) from None
+    if not has_records(data.first_stories()):
+        raise Unsuitable(
             f"instruct: the stories of {data.folder.name} have no header lines, as those of "
             "--source=tinystories_instruct or --source=storybook --instruct have"
         )
+    if len(read_records(subject, 2)) < 2:
+        raise Unsuitable(f"instruct needs two records or more; {data.folder.name} has fewer")
     names = ("max_chars", "temperature", "seed")
     return {
         "data": data.fingerprint,
@@ -82,15 +82,12 @@ def rows(result: dict) -> Rows:
     }
 
 
-def read_records(subject: Subject) -> list[Record]:
+def read_records(subject: Subject, count: int = MAX_HEADERS) -> list[Record]:
     """The first records of validation that have a header and a story."""
     data, tokenizer = subject.dataset(), subject.tokenizer
     found = filter(None, map(parse, data.val.stories(data.tokenizer)))
     usable = (r for r in found if r.headers and r.story and tokenizer.can_encode(r.prompt))
-    records = list(islice(usable, MAX_HEADERS))
-    if len(records) < 2:
-        raise UserError(f"instruct needs two records or more; {data.folder.name} has fewer")
-    return records
+    return list(islice(usable, count))
 
 
 def write_stories(subject: Subject, records: Sequence[Record]) -> list[str]:
@@ -128,7 +125,8 @@ def story_losses(subject: Subject, records: Sequence[Record]) -> dict[str, float
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     stories = [tokenizer.encode(record.story) + end for record in records]
     sizes = [len(record.story.encode()) for record in records]
-    headers = [first + tokenizer.encode(record.prompt) for record in records]
+    # With a letter after it, the end of a header has the ids that it has in training.
+    headers = [first + tokenizer.encode(f"{record.prompt}S")[:-1] for record in records]
     others = headers[1:] + headers[:1]
     losses = {}
     for name, before in {"own": headers, "another's": others, "no": [first] * len(stories)}.items():

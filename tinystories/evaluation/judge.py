@@ -14,26 +14,31 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
 
-from configurator import ROOT
+from configurator import ROOT, UserError
 from tinystories.endpoint import MAX_CONSECUTIVE_FAILURES, Endpoint, RequestFailed
 from tinystories.evaluation.generation import read_generated, stories_key
 from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
 from tinystories.files import checksum
+from tinystories.stories.words import read_text
 from tinystories.terminal import counted, log_stderr, progress, wrapped
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
 AGE_GROUPS = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
 
 # The example in judge.txt is not valid JSON, so that an answer that repeats it does not count.
-# Answers are cached by the prompt: another wording would ask for all of them again.
-PROMPT = (ROOT / "prompts" / "judge.txt").read_text(encoding="utf-8").rstrip("\n")
+# Answers are cached by the prompt: another wording asks for all of them again.
+PROMPT = ROOT / "prompts" / "judge.txt"
 
 
 def key(subject: Subject) -> dict:
-    """What the result depends on."""
+    """What the result depends on; raises UserError for a prompt of another form."""
     s = subject.settings
-    return stories_key(subject) | {"model": Endpoint(s.judge_url, s.judge_model).model}
+    values = {
+        "model": Endpoint(s.judge_url, s.judge_model).model,
+        "prompt": checksum(prompt("", "")),
+    }
+    return stories_key(subject) | values
 
 
 def measure(subject: Subject) -> dict:
@@ -120,9 +125,14 @@ def summary(answers: Sequence[str | None]) -> dict:
 
 
 def prompt(beginning: str, continuation: str) -> str:
-    """What the judge is asked about a story."""
+    """What the judge is asked about a story; raises UserError for a judge.txt of another form."""
     age_groups = ", ".join(f"{letter} ({years})" for letter, years in AGE_GROUPS.items())
-    return PROMPT.format(beginning=beginning, continuation=continuation, age_groups=age_groups)
+    fields = {"beginning": beginning, "continuation": continuation, "age_groups": age_groups}
+    try:
+        return read_text(PROMPT).rstrip("\n").format(**fields)
+    except (LookupError, ValueError):
+        names = ", ".join(f"{{{name}}}" for name in fields)
+        raise UserError(f"{PROMPT}: it may have {names}; write other braces twice") from None
 
 
 def read_grades(answer: str) -> dict | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from configurator import ROOT, UserError
 from tinystories.evaluation.results import Rows, percent, proportion_with_ci
-from tinystories.evaluation.subject import Subject, numbered_lines
+from tinystories.evaluation.subject import Subject, Unsuitable, numbered_lines
 from tinystories.files import checksum
 
 PAIRS = ROOT / "prompts" / "pairs.jsonl"
@@ -63,9 +63,16 @@ def _read_pair(line: str) -> MinimalPair:
     return pair
 
 
+def can_write(subject: Subject, pair: MinimalPair) -> bool:
+    """Whether a vocabulary has all the characters of a pair."""
+    return subject.tokenizer.can_encode(pair.beginning + pair.right + pair.wrong)
+
+
 def key(subject: Subject) -> dict:
     """What the result depends on."""
     pairs = read_pairs(subject.settings.pairs or PAIRS)
+    if not any(can_write(subject, pair) for pair in pairs):
+        raise Unsuitable("no minimal pair can be written in the characters of this vocabulary")
     return {"pairs": checksum([list(vars(pair).values()) for pair in pairs])} | subject.machine()
 
 
@@ -77,11 +84,8 @@ def measure(subject: Subject) -> dict:
     it where continuations start with a space, at which every vocabulary splits text. Pairs with
     characters that a vocabulary lacks are left out; the table says of how many pairs it speaks.
     """
-    encode, can_encode = subject.tokenizer.encode, subject.tokenizer.can_encode
-    pairs = read_pairs(subject.settings.pairs or PAIRS)
-    pairs = [p for p in pairs if can_encode(p.beginning + p.right + p.wrong)]
-    if not pairs:
-        raise UserError("no minimal pair can be written in the characters of this vocabulary")
+    encode, pairs = subject.tokenizer.encode, read_pairs(subject.settings.pairs or PAIRS)
+    pairs = [pair for pair in pairs if can_write(subject, pair)]
     texts, context_lengths, sizes = [], [], []
     for pair in pairs:
         first, sides = [subject.tokenizer.first_id], (pair.right, pair.wrong)

@@ -2,7 +2,8 @@
 
 Each part of an evaluation is a module of this folder with
 
-    key(subject) -> dict      what the result depends on; quick, raises UserError for bad input
+    key(subject) -> dict      what the result depends on; quick, raises UserError for bad input,
+                              and Unsuitable where the model or the data have nothing to measure
     measure(subject) -> dict  the result, in JSON values
     rows(result) -> Rows      the result in the table
 
@@ -40,6 +41,10 @@ from tinystories.tokenizer import Tokenizer
 
 MAX_CHARS = 10_000_000  # of a file of lines
 TEXTS_AT_ONCE = 512  # between two steps of the progress bar
+
+
+class Unsuitable(UserError):
+    """Why a part does not go with a model or its data; a default part is left out then."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +115,25 @@ def open_subject(settings: Any, name: str, hardware: Hardware) -> Subject:
     run, step = split_step(name)
     folder, results = run_folder(run), results_folder(name)
     file = Path(settings.checkpoint).name if step is None else kept_file(step)
-    checkpoint = find_checkpoint(folder, file)
-    model, tokenizer, state = load_model(folder, file)
+    while True:
+        checkpoint = find_checkpoint(folder, file)
+        sha256 = sha256_of(checkpoint)
+        model, tokenizer, state = load_model(folder, file)
+        if sha256_of(checkpoint) == sha256:
+            break  # else the run has just saved another one
     results.mkdir(exist_ok=True)
     info = {
         "checkpoint": checkpoint.name,
-        "sha256": sha256_of(checkpoint),
+        "sha256": sha256,
         "step": state.get("step", state.get("progress", {}).get("step")),
         "parameters": model.count_parameters(),
         "vocabulary": tokenizer.vocab_size,
         "block_size": model.config.block_size,
     }
+    if state.get("program"):  # whose checkpoint is not all of the model
+        files = [folder / "config.json", *sorted(folder.glob("model-*.safetensors"))]
+        info["tokenizer"] = tokenizer.fingerprint
+        info["other_files"] = sha256_of(*(p for p in files if p.is_file() and p != checkpoint))
     dataset = settings.dataset or state.get("dataset")  # the latter of another program
     data = open_data(dataset, folder, model.config.block_size)
     if data and data.tokenizer.fingerprint != tokenizer.fingerprint:

@@ -16,9 +16,9 @@ from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
 from tinystories.files import sha256_of
 from tinystories.loss import BATCH_TOKENS, Loss, estimate_loss
+from tinystories.parallel import batches
 from tinystories.stories.catalog import Source, open_source
 from tinystories.stories.mixture import combine, source_names
-from tinystories.tokenizer import batches
 
 
 def key(subject: Subject) -> dict:
@@ -124,12 +124,16 @@ def parts_of(subject: Subject) -> dict[str, slice]:
 
 def validation_texts(subject: Subject) -> list[str] | None:
     """The stories that have to be tokenized; None where the dataset has their ids."""
+    tokenizer = subject.tokenizer
     if source := subject.settings.val_source:
-        return [story for part in user_sources(source) for story in part.stories("val")]
-    if subject.tokenizer.lossless:
-        return None
-    data = subject.dataset()
-    return list(data.val.stories(data.tokenizer))
+        texts = [story for part in user_sources(source) for story in part.stories("val")]
+    else:
+        data = subject.dataset()
+        if tokenizer.lossless and data.tokenizer.fingerprint == tokenizer.fingerprint:
+            return None
+        texts = list(data.val.stories(data.tokenizer))
+    # Without an end of text they are one text.
+    return texts if tokenizer.lossless or tokenizer.end_of_text is not None else ["\n".join(texts)]
 
 
 @contextmanager
@@ -139,10 +143,11 @@ def validation_file(subject: Subject, texts: list[str] | None) -> Iterator[Token
     Where bytes are counted on the text, that file begins with the tokenizer's first_id, so that
     all of the text is predicted.
     """
-    if texts is None:
-        yield subject.dataset().val
-        return
     tokenizer, shape = subject.tokenizer, subject.model.config
+    if texts is None:
+        val = subject.dataset().val
+        yield TokenFile(val.path, val.vocab_size, min(shape.block_size, len(val) - 1))
+        return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path, dtype = Path(folder) / "val.bin", "<u4"
         with SplitWriter(path, dtype) as writer:
@@ -151,7 +156,7 @@ def validation_file(subject: Subject, texts: list[str] | None) -> Iterator[Token
             for batch in batches(texts):
                 writer.write(tokenizer.encode_stories(batch), len(batch), text_bytes=0)
         if writer.tokens < 2:
-            raise UserError(f"{subject.settings.val_source} contains no story")
+            raise UserError("the validation text contains no story")
         yield TokenFile(path, shape.vocab_size, min(shape.block_size, writer.tokens - 1), dtype)
 
 

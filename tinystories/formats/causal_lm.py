@@ -222,7 +222,7 @@ class PublishedTokenizer(Tokenizer):
     pattern = None
     lossless = False
 
-    def __init__(self, tokenizer: Any, first_id: int, end_of_text: int):
+    def __init__(self, tokenizer: Any, first_id: int, end_of_text: int | None):
         self._tokenizer = tokenizer
         self.first_id, self.end_of_text = first_id, end_of_text
         self.vocab_size = len(tokenizer)
@@ -233,13 +233,17 @@ class PublishedTokenizer(Tokenizer):
 
     def encode_stories(self, texts: Sequence[str]) -> np.ndarray:
         """The ids of many stories, each followed by end of text: int64, shape (ids,)."""
-        stories = ((*ids, self.end_of_text) for ids in self._encode_all(texts))
+        end = () if self.end_of_text is None else (self.end_of_text,)
+        stories = ((*ids, *end) for ids in self._encode_all(texts))
         return np.fromiter(chain.from_iterable(stories), np.int64)
 
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         options = {"add_special_tokens": False, "split_special_tokens": True}
         plain = [text.encode(errors="replace").decode() for text in texts]  # no lone surrogates
-        ids = self._tokenizer(plain, **options)["input_ids"]
+        try:
+            ids = self._tokenizer(plain, **options)["input_ids"]
+        except Exception as error:  # the package tokenizers has one of its own only for this
+            raise UserError(f"the model's tokenizer cannot encode this text: {error}") from None
         return [[id for id in story if id != self.end_of_text] for story in ids]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -322,8 +326,8 @@ def load(name: str) -> Published:
         raise UserError(f"{name} has no tokenizer")
     else:
         own = wrap_tokenizer(name, tokenizer, model.config, vocab_size)
-    assert own.end_of_text is not None
-    adapted = CausalLM(model, shape, own.first_id, own.end_of_text)
+    end = own.first_id if own.end_of_text is None else own.end_of_text
+    adapted = CausalLM(model, shape, own.first_id, end)
     weights = sorted(folder.glob("model*.safetensors"))
     files = sorted(path for pattern in FILES for path in folder.glob(pattern))
     return Published(adapted.eval(), own, weights[0].name, sha256_of(*files))
@@ -359,19 +363,21 @@ def context_window(name: str, config: Any) -> int:
     """The tokens that a model sees at once: as its config says, with two exceptions.
 
     At most MAX_WINDOW. And GPT-Neos trained as in the TinyStories paper know only their first 512
-    positions, while their config keeps GPT-Neo's 2,048.
+    positions, while their config keeps GPT-Neo's 2,048 = MAX_WINDOW.
     """
     names = ("max_position_embeddings", "max_seq_len", "seq_length")
     declared = [getattr(config, n, None) for n in names]
     window = min([MAX_WINDOW, *(n for n in declared if type(n) is int and n > 0)])
     in_the_paper = re.search("tiny-?stories", Path(name).name, re.IGNORECASE)
-    return min(window, PAPER_WINDOW) if config.model_type == "gpt_neo" and in_the_paper else window
+    of_gpt_neo = config.model_type == "gpt_neo" and window == MAX_WINDOW
+    return PAPER_WINDOW if of_gpt_neo and in_the_paper else window
 
 
 def wrap_tokenizer(name: str, tokenizer: Any, config: Any, vocab_size: int) -> PublishedTokenizer:
     """The tokenizer, with the ids that stand before and after a story.
 
-    They are those for the beginning and the end of a text; where there is only one, both. Raises
+    They are those for the beginning and the end of a text; where there is only one, both. Where
+    neither tokenizer nor config has one for the end, as of characters, a story has none. Raises
     UserError if there is none, or the tokenizer has more ids than the model.
     """
     if tokenizer.vocab_size > vocab_size:  # ids that were added to it do not count
@@ -385,4 +391,5 @@ def wrap_tokenizer(name: str, tokenizer: Any, config: Any, vocab_size: int) -> P
     ids = [id for id in flat if id is not None and 0 <= id < vocab_size]
     if not ids:
         raise UserError(f"{name} has no id for the beginning or the end of a text")
-    return PublishedTokenizer(tokenizer, ids[0], ids[-1])
+    no_end = tokenizer.bos_token_id is tokenizer.eos_token_id is config.eos_token_id is None
+    return PublishedTokenizer(tokenizer, ids[0], None if no_end else ids[-1])

@@ -20,9 +20,22 @@ from configurator import UserError
 from model import GPT, GPTConfig
 from tinystories.files import short_path
 from tinystories.formats.byte_level import merges, spell
-from tinystories.formats.trained import TrainedModel
+from tinystories.formats.trained import NotExportable, TrainedModel
 from tinystories.tokenizer import END_OF_TEXT, STORY_PATTERN, Tokenizer
 
+# The patterns by which vocabularies cut text, and what llama.cpp calls one with the same tokens.
+OLDER_PATTERN = (  # of vocabularies that earlier versions of this project trained
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+GPT2_PATTERNS = (  # OpenAI's, and as versions of tiktoken write it
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+)
+PATTERNS = dict.fromkeys(GPT2_PATTERNS, "gpt-2") | dict.fromkeys(
+    (STORY_PATTERN, OLDER_PATTERN), "gpt-4o"
+)
 EXPORT = "{name}.gguf"  # the file that `write` makes
 # Of `verify`. Measured on a trained storybook_1m: 0, 0.008 and 0.2; on random weights, far larger
 # than trained ones: 0, 0.05 and 1.3.
@@ -55,7 +68,7 @@ BOTH = {
 def check_exportable(config: GPTConfig) -> None:
     """Raises UserError for a model that llama.cpp cannot compute."""
     if config.attention_window:
-        raise UserError(
+        raise NotExportable(
             f"this model has attention_window={config.attention_window}, which llama.cpp's "
             f"{config.arch} would ignore: it would generate other text"
         )
@@ -72,7 +85,8 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
         how to use it.
 
     Raises:
-        UserError: llama.cpp has nothing like the vocabulary.
+        NotExportable: llama.cpp has nothing like the vocabulary.
+        UserError: it cannot be written.
     """
     config = trained.model.config
     writer = GGUFWriter(path, config.arch)
@@ -86,10 +100,13 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
     for name, weight in their_weights(trained.model).items():
         kind = tensor_type(name, weight, matrix_type)
         writer.add_tensor(name, gguf.quants.quantize(weight.numpy(), kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    except OSError as error:
+        raise UserError(f"cannot write {short_path(final)}: {error.strerror or error}") from None
     return f'llama-completion -m {short_path(final)} -p "Once upon a time"{remark}'
 
 
@@ -118,13 +135,18 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer) -> str:
         a remark about what llama.cpp encodes otherwise; empty if there is nothing.
     """
     if tokenizer.end_of_text is None:
-        raise UserError(
+        raise NotExportable(
             "a vocabulary of characters has no end of text, without which llama.cpp cannot begin"
+        )
+    if tokenizer.pattern is None or tokenizer.pattern not in PATTERNS:
+        raise NotExportable(
+            "this vocabulary cuts text into words by a pattern that llama.cpp may not have: "
+            f"{tokenizer.pattern}"
         )
     end = tokenizer.end_of_text
     pairs = [f"{spell(a)} {spell(b)}" for a, b in merges(tokenizer.tokens)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2" if tokenizer.kind == "gpt2" else "gpt-4o")
+    writer.add_tokenizer_pre(PATTERNS[tokenizer.pattern])
     writer.add_token_list([*map(spell, tokenizer.tokens), END_OF_TEXT])
     writer.add_token_types([TokenType.NORMAL] * end + [TokenType.CONTROL])
     # Bytes alone have no pairs, but llama.cpp wants some: one that no text has.
@@ -132,7 +154,7 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer) -> str:
     writer.add_bos_token_id(end)
     writer.add_eos_token_id(end)
     writer.add_add_bos_token(True)
-    if tokenizer.kind == "gpt2" or tokenizer.pattern == STORY_PATTERN:
+    if tokenizer.pattern != OLDER_PATTERN:
         return ""
     return (
         "\n  Its vocabulary is of an earlier version of this project; llama.cpp encodes"

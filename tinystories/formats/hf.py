@@ -32,7 +32,7 @@ from tinystories.formats.hf_config import (
     query_scale,
     shapes_here,
 )
-from tinystories.formats.trained import TrainedModel
+from tinystories.formats.trained import NotExportable, TrainedModel
 
 PROGRAM = "Hugging Face"
 EXPORT = "hf"  # the folder that `write` makes
@@ -44,9 +44,9 @@ MASKS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.maske
 
 
 def check_exportable(config: GPTConfig) -> None:
-    """Raises UserError for a model that transformers has no class for."""
+    """Raises NotExportable for a model that transformers has no class for."""
     if model_type(config) == "gpt_neo" and config.bias:
-        raise UserError(
+        raise NotExportable(
             "this model has attention_window and bias: transformers has windows in GPT-Neo, whose "
             "queries have no bias, and none in GPT-2"
         )
@@ -95,7 +95,7 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
     write_json(path / "tokenizer.json", hf_tokenizer.to_json(tokenizer))
     write_json(path / "tokenizer_config.json", hf_tokenizer.to_config(tokenizer, config.block_size))
     card = model_card(trained, CLASSES[model_type(config)])
-    atomic_write(path / "README.md", card.encode())
+    atomic_write(path / "README.md", card.encode(errors="replace"))
     return "transformers opens it, as its README.md shows; --push=user/name uploads it"
 
 

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configurator import UserError
 from model import GPT, GPTConfig
 from tinystories.files import atomic_write
-from tinystories.formats.trained import TrainedModel
+from tinystories.formats.trained import NotExportable, TrainedModel
 from tinystories.tokenizer import Tokenizer
 
 EXPORT = "{name}.html"  # the file that `write` makes
@@ -65,7 +64,7 @@ def write(path: Path, final: Path, trained: TrainedModel) -> str:
         "tokenizer": describe_tokenizer(trained.tokenizer),
         "tensors": tensors,
     }
-    atomic_write(path, render(page, weights).encode())
+    atomic_write(path, render(page, weights).encode(errors="replace"))
     return "open it in a browser; it needs no network, and can be sent as it is"
 
 
@@ -154,7 +153,7 @@ def javascript_pattern(pattern: str) -> str:
         UserError: something in the pattern may have another meaning in JavaScript.
     """
     if not _PORTABLE.fullmatch(_POSSESSIVE.sub("", pattern)):
-        raise UserError(f"the tokenizer's pattern has no known equal in JavaScript: {pattern}")
+        raise NotExportable(f"the tokenizer's pattern has no known equal in JavaScript: {pattern}")
     numbers = itertools.count(1)
     pattern = _POSSESSIVE.sub(
         lambda match: "(?=(?<p{0}>{1}{2}))\\k<p{0}>".format(next(numbers), *match.groups()), pattern

@@ -1,13 +1,19 @@
 """What a module of this folder exports: a trained model with everything known about it."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from configurator import UserError
 from model import GPT
 from tinystories.tokenizer import Tokenizer
+
+
+class NotExportable(UserError):
+    """Why a format cannot hold a model."""
 
 
 @dataclass
@@ -24,8 +30,8 @@ class TrainedModel:
 
     @property
     def name(self) -> str:
-        """The name of the run, which exported files bear."""
-        return self.folder.resolve().name
+        """The name of the run, which exported files bear; as text, whatever the disk allows."""
+        return os.fsencode(self.folder.resolve().name).decode(errors="replace")
 
     def own_stories(self, count: int = 3) -> list[Tensor]:
         """Ids (T,) of stories that the model generates: the same ones every time.
@@ -37,7 +43,7 @@ class TrainedModel:
         generator = torch.Generator().manual_seed(0)
         length = self.model.config.block_size - 1
         new = self.model.generate(idx, length, end, generator)
-        rows = torch.cat([idx, torch.stack(list(new), dim=1)], dim=1)
+        rows = torch.cat([idx, *(ids[:, None] for ids in new)], dim=1)
         ends = [0 if end is None else int((row[1:] == end).sum()) for row in rows]
         lengths = [len(row) - count for row, count in zip(rows, ends, strict=True)]
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]

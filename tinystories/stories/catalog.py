@@ -155,7 +155,8 @@ def open_source(
         return replace(found, instruct=instruct)
     files = _find_split_files(source, options)
     if val_source is not None:
-        files["val"] = _find_split_files(val_source, options)["train"]
+        found = _find_split_files(val_source, options)
+        files["val"] = found.get("val", found["train"])
     name, one_text = short_name(source), separator is None
     if "val" in files:
         readers = {split: partial(read_texts, files[split], options) for split in files}
@@ -194,7 +195,10 @@ def _find_split_files(source: str, options: Options) -> dict[str, tuple[Path, ..
     folder = Path(os.path.expanduser(source))
     if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return {"train": find_files(source, options, NAMES)}
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.arrow")]
+    if options.separator != SEPARATOR:
+        raise UserError(f"--separator goes with text files; {source} has tables")
+    paths = [path for path in folder.rglob("*.arrow") if not path.name.startswith("cache-")]
+    names = [path.relative_to(folder).as_posix() for path in paths]  # without those of map, filter
     splits = find_splits(names, source, any_folder=True)
     files = {split: tuple(folder / name for name in splits[split]) for split in splits}
     for paths in files.values():

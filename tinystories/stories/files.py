@@ -168,10 +168,10 @@ def read_parts(paths: Iterable[Path], val_fraction: float, split: str) -> Iterat
 
 
 def _cutting_place(text: str, near: int) -> int:
-    """Where the end of a line is near, else of a word."""
+    """Where the end of a line is near, else of a word; not after the last character."""
     for mark in "\n ":
         start = max(0, near - 1)
-        after = text.find(mark, start, near + LINE)
+        after = text.find(mark, start, min(near + LINE, len(text) - 1))
         before = text.rfind(mark, max(0, near - LINE), start)
         if after >= 0 or before >= 0:
             return 1 + (after if after >= 0 else before)
@@ -203,6 +203,7 @@ def split_stories(pieces: Iterable[str], path: Path, separator: str = SEPARATOR)
     """Cut text, in pieces, at the separators, and remove one line break before and after each."""
     if "\n" in separator:  # so that it is found in files with the line breaks of Windows
         pieces = map(io.IncrementalNewlineDecoder(None, translate=True).decode, pieces)
+        separator = separator.replace("\r\n", "\n")
     for number, part in enumerate(_cut(pieces, separator, path)):
         story = part.removesuffix(separator)
         if not story.strip() and (number == 0 or not part.endswith(separator)):

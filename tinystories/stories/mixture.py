@@ -39,7 +39,7 @@ def combine(sources: Sequence[Source], weights: Sequence[float] = ()) -> list[In
 
 def source_names(text: str) -> list[str]:
     """The sources in `a,b,c`, each once; a file may have a comma in its name."""
-    whole = Path(os.path.expanduser(text)).exists()
+    whole = os.path.exists(os.path.expanduser(text))  # of a text that is too long, too
     parts = [text] if whole else [name.strip() for name in text.split(",")]
     names = [known_name(name) for name in parts]
     for name, count in Counter(names).items():

@@ -31,6 +31,7 @@ from array import array
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from multiprocessing import get_context
@@ -40,6 +41,7 @@ from typing import NamedTuple
 import numpy as np
 import rensa
 
+from tinystories.parallel import batches, parallel_map
 from tinystories.terminal import counted, progress
 
 NGRAM = 5  # words
@@ -52,9 +54,10 @@ SIMILAR = 0.8  # the threshold where no setting has another
 BLOCK = 4096  # stories for which an Index makes room at a time
 EXAMPLES = 20  # pairs to read
 SEED = 1  # of the hashes
-BATCH, BATCH_NGRAMS = 1000, 300_000  # stories, or n-grams, that are hashed at a time
+BATCH = 1_000_000  # characters of the stories that are hashed at a time
 PAIR_BATCH = 50_000  # pairs of signatures that are compared at a time: 100 MB
-COMPARED_AT_ONCE = 500  # stories whose text one process compares at a time
+COMPARED_AT_ONCE = 200  # stories whose text one process compares at a time
+PARTS = 10  # of so many stories, for each process, before it is known which of them are dropped
 SINGLE_PROCESS = 50_000  # stories up to which starting other processes takes longer
 MAX_WORKERS = 16
 Sketch = tuple[np.ndarray, np.ndarray]  # signatures and sizes of some stories, as _sketch has them
@@ -138,50 +141,51 @@ def near_duplicates(
     take everything along; of near-duplicates in training the first one stays.
     """
     candidates = _candidates(*_sketch(stories, count), first_train, threshold)
+    having = np.flatnonzero((candidates >= 0).any(axis=1)).tolist()
     copies: dict[int, Copy] = {}
-    having = np.flatnonzero((candidates >= 0).any(axis=1))
-    compared = _compare_all(stories, having, candidates, first_train, threshold)
-    pairs = zip(having.tolist(), compared, strict=True)
-    for story, known in progress(pairs, "comparing near-duplicates", "stories", total=len(having)):
-        others = [n for n in candidates[story].tolist() if n >= 0]
+
+    def others(story: int) -> list[int]:
+        """What to compare a story with, as far as is known now: validation first."""
+        row = [n for n in candidates[story].tolist() if n >= 0]
         # A candidate that was dropped stands for the story that it was dropped for.
-        others = dict.fromkeys(copies[n].kept if n in copies else n for n in others)
-        for other in sorted(others, key=lambda n: min(n, first_train)):  # validation comes first
-            if other not in known:
-                known[other] = containment(grams(stories[story]), grams(stories[other]))
-            if known[other] >= threshold:
-                copies[story] = Copy(other, known[other])
-                break
+        kept = dict.fromkeys(copies[n].kept if n in copies else n for n in row)
+        return sorted(kept, key=lambda n: min(n, first_train))
+
+    bar = progress(None, "comparing near-duplicates", "stories", total=len(having))
+    with _processes(len(having), stories) as run, bar:
+        compare = partial(_compare, threshold=threshold, stories=stories if run is map else None)
+        waves = _cut(having, _cores() * PARTS * COMPARED_AT_ONCE)
+        for wave in waves:
+            pairs = [(story, others(story)) for story in wave]
+            found = chain.from_iterable(run(compare, _cut(pairs, COMPARED_AT_ONCE)))
+            for story, known in zip(wave, found, strict=True):
+                for other in others(story):
+                    if other not in known:  # it stands for one that was dropped in this wave
+                        known[other] = containment(grams(stories[story]), grams(stories[other]))
+                    if known[other] >= threshold:
+                        copies[story] = Copy(other, known[other])
+                        break
+                bar.update()
     return copies
 
 
-Similarities = dict[int, float]  # of a story to others, by their numbers
+def _cores() -> int:
+    return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
-def _compare_all(
-    stories: StoryFiles | Sequence[str],
-    having: np.ndarray,
-    candidates: np.ndarray,
-    first_train: int,
-    threshold: float,
-) -> Iterator[Similarities]:
-    """The similarities of stories to their candidates, on all cores where there are many stories.
+def _cut(items: Sequence, size: int) -> Iterator[Sequence]:
+    return (items[first : first + size] for first in range(0, len(items), size))
 
-    Those of validation come first; after one that reaches the threshold no others are compared.
-    """
-    parts = [having[i : i + COMPARED_AT_ONCE] for i in range(0, len(having), COMPARED_AT_ONCE)]
-    compare = partial(_compare, first_train=first_train, threshold=threshold)
-    workers = min(MAX_WORKERS, os.cpu_count() or 1)
-    if workers == 1 or len(having) <= SINGLE_PROCESS:
-        for part in parts:
-            yield from compare(part, candidates[part], stories=stories)
+
+@contextmanager
+def _processes(count: int, stories: StoryFiles | Sequence[str] = ()) -> Iterator[Callable]:
+    """A `map` on all cores, whose processes know the stories; `map` itself for few stories."""
+    if _cores() == 1 or count <= SINGLE_PROCESS:
+        yield map
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (stories,))
-    with pool:
-        for i in range(0, len(parts), 4 * workers):  # in waves, so that no results pile up
-            wave = parts[i : i + 4 * workers]
-            for found in pool.map(compare, wave, [candidates[part] for part in wave]):
-                yield from found
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(_cores(), spawn, _begin_worker, (stories,)) as pool:
+        yield partial(parallel_map, processes=pool)
 
 
 def _begin_worker(stories: StoryFiles | Sequence[str]) -> None:
@@ -193,17 +197,15 @@ _of_worker: list[StoryFiles | Sequence[str]] = []  # the stories, in another pro
 
 
 def _compare(
-    part: np.ndarray,
-    candidates: np.ndarray,
-    first_train: int,
+    part: Sequence[tuple[int, list[int]]],
     threshold: float,
     stories: StoryFiles | Sequence[str] | None = None,
-) -> list[Similarities]:
-    """The similarities of some stories to their candidates, each a row."""
-    texts, found = stories if stories is not None else _of_worker[0], []
-    for story, row in zip(part.tolist(), candidates.tolist(), strict=True):
+) -> list[dict[int, float]]:
+    """The similarity of each story to its others, up to the first that reaches the threshold."""
+    texts, found = _of_worker[0] if stories is None else stories, []
+    for story, others in part:
         own, known = grams(texts[story]), {}
-        for other in sorted((n for n in row if n >= 0), key=lambda n: min(n, first_train)):
+        for other in others:
             known[other] = containment(own, grams(texts[other]))
             if known[other] >= threshold:
                 break
@@ -268,18 +270,18 @@ def _sketch(stories: Iterable[str], count: int) -> Sketch:
     """Signatures, uint16 [count, HASHES], and how many n-grams each story has, [count]."""
     signatures = np.empty((count, HASHES), np.uint16)
     sizes = np.empty(count, np.int32)
-    start, batch, waiting = 0, [], 0
-    shown = progress(stories, "reading near-duplicates", "stories", total=count)
-    for text in chain(shown, [None]):
-        if text is not None:
-            batch.append(grams(text))
-            waiting += len(batch[-1])
-        if batch and (text is None or len(batch) == BATCH or waiting >= BATCH_NGRAMS):
-            end = start + len(batch)
-            signatures[start:end] = _signatures(batch)
-            sizes[start:end] = list(map(len, batch))
-            start, batch, waiting = end, [], 0
+    start, shown = 0, progress(stories, "reading near-duplicates", "stories", total=count)
+    with _processes(count) as run:
+        for some in run(_sketch_some, batches(shown, BATCH)):
+            end = start + len(some[1])
+            signatures[start:end], sizes[start:end] = some
+            start = end
     return signatures, sizes
+
+
+def _sketch_some(texts: Sequence[str]) -> Sketch:
+    found = list(map(grams, texts))
+    return _signatures(found), np.array(list(map(len, found)), np.int32)
 
 
 def _signatures(stories: Sequence[set[str]]) -> np.ndarray:
