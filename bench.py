@@ -12,16 +12,14 @@ machine affects both; each round gives one ratio. --compare reads an old file.
 
 import contextlib
 import math
-import multiprocessing
 import os
+import re
 import runpy
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +67,8 @@ class Settings(RangedSettings):
         for path in filter(None, (self.text, self.compare)):
             if not Path(path).is_file():
                 raise UserError(f"there is no {path}")
+        if self.text and Path(self.text).suffix != ".txt":
+            raise UserError(f"text={self.text}: name a .txt file, which tiktoken reads as it is")
         if Path(self.output).is_dir():
             raise UserError(f"output={self.output} is a folder; name a file")
 
@@ -83,6 +83,7 @@ import prepare
 import train
 from tinystories import dataset, device, generate, tokenizer
 from tinystories.files import read_json, write_json
+from tinystories.parallel import process_pool
 from tinystories.stories import storybook
 from tinystories.terminal import command_text, progress, time_taken, wrapped
 
@@ -94,11 +95,12 @@ def main(s: Settings) -> None:
     earlier = {}
     if s.compare:
         earlier = medians(read_json(Path(s.compare), medians, "python bench.py writes one"))
-    with contextlib.suppress(FileNotFoundError):  # overwrite nothing but an earlier one
-        read_json(Path(s.output), medians, "name another --output")
     output = Path(s.output)
     if s.compare and output.resolve() == Path(s.compare).resolve():  # which stays as it is
         output = output.with_stem(f"{output.stem}_new")
+    with contextlib.suppress(FileNotFoundError):  # overwrite nothing but an earlier one
+        read_json(output, medians, "name another --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
     start_time = time.perf_counter()
     hardware = device.select_hardware(s.device, s.dtype)
     machine = device.describe_machine(hardware)
@@ -142,14 +144,13 @@ def measure(part: str, s: Settings, hardware: device.Hardware) -> Iterator[tuple
     """
     other = "tiktoken" if part == "prepare" else "nanoGPT"
     measured: dict[str, dict[str, list[float]]] = {}  # by name and program: a number per round
-    spawn = multiprocessing.get_context("spawn")
     programs = ("ours", other) if s.peer or other == "tiktoken" else ("ours",)
     parts = s.what.split(",")
     desc = f"{parts.index(part) + 1} of {len(parts)}: {part}"
     rounds = len(programs) * (NUM_ROUNDS[part] * s.repeats + 1)  # the last one says that it ends
     with contextlib.ExitStack() as stack, progress(None, desc, "rounds", total=rounds) as bar:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workers = {p: stack.enter_context(ProcessPoolExecutor(1, spawn)) for p in programs}
+        workers = {program: stack.enter_context(process_pool(1)) for program in programs}
         row: dict[str, float] | None = None
         while row != {}:
             for program, worker in workers.items():  # all have equally many rounds
@@ -172,8 +173,6 @@ def next_round(part: str, *arguments) -> dict[str, float]:
     """What this process' program measures in its next round, {} at its end; prints nothing."""
     if not running:
         sys.stdout = sys.stderr = open(os.devnull, "w")
-        if parent := multiprocessing.parent_process():  # if it is killed, end with it
-            threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
         running.append(PARTS[part](*arguments))
     return next(running[0], {})
 
@@ -194,8 +193,11 @@ def peak_memory(where: torch.device) -> float:
         return torch.cuda.max_memory_allocated(where)
     if sys.platform != "linux":
         return math.nan
+    import resource  # which Windows has not
+
     status = Path("/proc/self/status").read_text("utf-8")
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    peak = re.search(r"VmHWM:\s*(\d+)", status)  # which some containers do not say
+    return 1024 * (int(peak[1]) if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def reset_peak_memory(where: torch.device) -> None:

@@ -58,13 +58,14 @@ class Foreign(NamedTuple):
 
     kinds: dict[str, type]  # by name
     translate: Callable[[type, dict, list[str]], tuple[dict, list[str]]]
+    means: dict[str, str]  # settings of ours that some of kinds mean
     shared: frozenset[str] = frozenset()  # of kinds; a file that uses only these may be ours
 
 
 class RangedSettings:
     """Base of settings dataclasses; a value out of its field's range raises UserError."""
 
-    foreign = Foreign({}, lambda settings, given, files: (given, []))
+    foreign = Foreign({}, lambda settings, given, files: (given, []), {})
     configs = ""  # a folder of config files, which --help lists
 
     @staticmethod
@@ -210,8 +211,13 @@ def parse(settings: type, argv: list[str]) -> CommandLine:
             if twice := meant.keys() & from_cli.keys():
                 raise UserError(f"{argument!r}: {twice.pop()} is given twice; use --key=value")
             from_cli |= meant
+    for theirs, ours in settings.foreign.means.items():  # of the two, the command line's counts
+        if theirs in from_cli:
+            from_files.pop(ours, None)
+        elif ours in from_cli:
+            from_files.pop(theirs, None)
     overrides = from_files | from_cli
-    if overrides.keys() & foreign_names:
+    if foreign_files or overrides.keys() & foreign_names:
         overrides, notes = settings.foreign.translate(settings, overrides, foreign_files)
         for note in notes if os.environ.get("RANK", "0") == "0" else ():
             print(between_words(note), file=sys.stderr)
@@ -305,8 +311,8 @@ def help_text(settings: type) -> str:
 def _config_lines(folder: str, width: int) -> list[str]:
     """The config files of a folder, each with the first line of its docstring."""
     lines = [f"Configs, {folder}/NAME.py:"]
-    for path in sorted((ROOT / folder).glob("*.py")):
-        with contextlib.suppress(SyntaxError):
+    for path in sorted((ROOT / folder).glob("[!.]*.py")):
+        with contextlib.suppress(SyntaxError, ValueError, OSError):
             doc = ast.get_docstring(ast.parse(path.read_bytes())) or ""
             first = doc.partition("\n")[0].rstrip(".")
             lines.append(textwrap.shorten(first, max(width - 28, 9), placeholder="..."))

@@ -345,7 +345,7 @@ def print_next(s: Settings) -> None:
 def training_commands(dataset: str) -> list[str]:
     """How to train on a dataset: with the configs that are made for it, or without one."""
     line = re.compile(rf'^dataset = "{re.escape(dataset)}"', re.MULTILINE)
-    configs = sorted((ROOT / "config").glob("*.py"))
+    configs = sorted(path for path in (ROOT / "config").glob("[!.]*.py") if path.is_file())
     fitting = [path.name for path in configs if line.search(path.read_text("utf-8", "replace"))]
     commands = [f"python train.py config/{name}" for name in fitting]
     return commands or [f"python train.py --dataset={shlex.quote(dataset)}"]

@@ -1,4 +1,4 @@
-"""2.5M parameters on TinyStories, an hour of a CPU.
+"""2.6M parameters on TinyStories, an hour of a CPU.
 
 The data:  python prepare.py --tokenizer=bpe --vocab_size=4096
 Training:  python train.py config/tinystories_cpu_hour.py

@@ -7,7 +7,7 @@ const { readFileSync } = require("node:fs");
 const html = readFileSync(process.argv[2], "utf8");
 const part = (id) => html.match(new RegExp(`<script[^>]* ?id="${id}">\n([^]*?)</script>`))[1];
 const names =
-  "Model, Tokenizer, decodeBase64, generate, readPrompt, alternatives, sample, randomNumbers";
+  "Model, Tokenizer, decodeBase64, generate, readPrompt, startsWord, alternatives, sample, randomNumbers";
 const engine = new Function(`${part("model")}; return { ${names} };`)();
 const page = JSON.parse(part("page"));
 const weights = engine.decodeBase64(part("weights").trim());
@@ -38,6 +38,7 @@ const tasks = {
     const probabilities = Array.from(steps, ({ probability }) => probability);
     return { ids: story.ids.slice(story.promptLength), probabilities };
   },
+  words: ({ pairs }) => pairs.map(([word, token]) => engine.startsWord(word, token)),
   read: (task) => Array.from(engine.readPrompt(model(), start(task)), (step) => step.probability),
   alternatives: (task) => engine.alternatives(model(), tokenizer, start(task), task.count),
   sample({ logits, count, seed, ...task }) {

@@ -17,7 +17,7 @@ DOES_NOT_KNOW = {
     "model": {"tinystories", "numpy"},
     "tinystories.ranges": PROJECT | {"torch"},
     "tinystories.kernels": PROJECT,
-    "tinystories.parallel": PROJECT | {"torch"},
+    "tinystories.parallel": {"model", "tinystories", "torch"},
     "tinystories.terminal": PROJECT | {"torch"},
     "tinystories.files": {"model", "tinystories", "torch"},
     "tinystories.device": {"model", "tinystories"},
@@ -53,6 +53,7 @@ DOES_NOT_KNOW = {
 MAY_KNOW = {  # exceptions to the lines above
     "configurator": {"tinystories.ranges"},
     "model": {"tinystories.ranges", "tinystories.kernels"},
+    "tinystories.parallel": {"tinystories.ranges"},
     "tinystories.files": {"tinystories.ranges"},  # by configurator, as all below
     "tinystories.device": {"tinystories.ranges"},
     "tinystories.processes": {"tinystories.ranges"},

@@ -172,6 +172,14 @@ def test_the_seed_decides_what_is_sampled(pages):
 
 
 @needs_node
+def test_words_of_any_script_are_whole(pages):
+    within = [["क", "ि"], ["कि", "ता"], ["e", "\u0301"], ["it", "'s"]]
+    between = [["cafe\u0301", " is"], ["a", "."], [".", "a"]]
+    found = run_page(pages("gpt2"), {"do": "words", "pairs": within + between})[0]
+    assert found == [False] * len(within) + [True] * len(between)
+
+
+@needs_node
 def test_alternatives_are_the_likeliest_words(pages, tokenizer):
     page, prompt = pages("gpt2"), [399, *tokenizer.encode("Once a fox went up")]
     found = run_page(page, {"do": "alternatives", "ids": prompt, "count": 4})[0]

@@ -96,6 +96,23 @@ def test_lr_is_the_learning_rate(capsys):
     assert "lr=0.0003: taken as learning_rate" in capsys.readouterr().err
 
 
+def test_of_two_names_of_a_setting_the_command_line_counts(config, tmp_path, capsys):
+    ours = tmp_path / "ours.py"
+    ours.write_text("learning_rate = 1e-2\neval_tokens = 70\nbatch_size = 2\nblock_size = 8\n")
+    s = parse(train.Settings, [str(ours), "--lr=3e-3", "--eval_iters=20"]).settings
+    assert (s.learning_rate, s.eval_tokens) == (3e-3, 20 * 2 * 8)
+    theirs = config({"backend": "nccl"})
+    assert parse(train.Settings, [theirs, "--lr=3e-3"]).settings.learning_rate == 3e-3
+    theirs = config({"lr": 1e-3})
+    s = parse(train.Settings, [theirs, "--learning_rate=3e-3"]).settings
+    assert (s.learning_rate, s.batch_size) == (3e-3, 12)  # and its defaults hold
+    capsys.readouterr()
+    assert parse(train.Settings, ["--lr=1e-3", "--learning_rate=3e-3"]).settings == (
+        train.Settings(learning_rate=3e-3)
+    )
+    assert "lr=0.001: not needed, learning_rate is given" in capsys.readouterr().err
+
+
 def test_the_settings_of_its_other_scripts_are_understood(capsys):
     argv = ["--init_from=resume", "--compile=False", "--top_k=200", "--start=FILE:x"]
     assert parse(sample.Settings, argv).settings.top_k == 200

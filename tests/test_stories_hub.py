@@ -314,6 +314,25 @@ def test_half_a_cache_is_not_taken_for_the_whole(tmp_path):
     assert "there are 1" in mistake(fetch(hub, tmp_path, "tinystories"))
 
 
+def test_half_a_cache_of_any_dataset_is_not_taken_for_the_whole(tmp_path):
+    files = {f"data/train-{n}.jsonl": json.dumps(story(n)).encode() for n in range(3)}
+    files["README.md"] = b"# Stories"
+    with serving({STORY_SETS: files}) as hub:
+        fetch(hub, tmp_path, STORY_SETS)
+    (link,) = tmp_path.rglob("train-1.jsonl")
+    link.unlink()
+    assert "check the network" in mistake(fetch(hub, tmp_path, STORY_SETS))
+    for listing in tmp_path.rglob("trees/*.json"):
+        listing.unlink()
+    assert "connect to the network" in mistake(fetch(hub, tmp_path, STORY_SETS))
+
+
+def test_a_name_with_a_number_is_no_part_of_many(tmp_path):
+    files = {"README.md": b"# Stories", "tales-of-1001-nights.jsonl": json.dumps(story(1)).encode()}
+    with serving({STORY_SETS: files}) as hub:
+        assert "mistake" not in fetch(hub, tmp_path, STORY_SETS)
+
+
 # Refusals -----------------------------------------------------------------------------------
 
 

@@ -142,6 +142,25 @@ def test_by_keyboard_alone(opened):
     assert opened.locator("#status").text_content().startswith("Story 1: ")
 
 
+def test_a_long_beginning_can_be_stopped_and_gone_on_with(opened):
+    prompt = TALE * 20
+    opened.fill("#prompt", prompt)
+    opened.click("text=Write")
+    opened.wait_for_function("stories[0]?.words.length > 4")
+    opened.click("#stop")
+    wait(opened)
+    read = texts(opened)[0]
+    assert prompt.startswith(read) and len(read) < len(prompt)
+    assert opened.evaluate("document.activeElement.textContent") == "Go on"
+    opened.keyboard.press("Enter")
+    assert opened.evaluate("document.activeElement.id") == "stop"
+    opened.wait_for_function("stories[0].ids.length > stories[0].promptLength + 3")
+    assert texts(opened)[0].startswith(prompt)
+    opened.keyboard.press("Enter")
+    wait(opened)
+    assert len(texts(opened)) == 1
+
+
 def test_unlikely_words_have_a_shade_and_a_number(opened):
     write(opened, "Once a fox", 20)
     opened.check("#surprise")

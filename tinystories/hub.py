@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configurator import UserError
+from configurator import EXPECTED_ERRNOS, UserError
 
 
 def download(
@@ -34,6 +34,8 @@ def download(
             errors.OfflineModeIsEnabled: "not in the cache, and HF_HUB_OFFLINE is set; unset it",
             Exception: f"{text}; check the network and run again",
         }
+        if getattr(reason, "errno", None) in EXPECTED_ERRNOS:
+            messages = {Exception: f"{text}; free some space, or set HF_HOME to another disk"}
         match = next(k for k in messages if isinstance(error, k) or isinstance(reason, k))
         raise UserError(
             f"cannot get {repo} from {constants.ENDPOINT}: {messages[match]}, {advice}"

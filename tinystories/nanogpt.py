@@ -28,6 +28,7 @@ DEFAULTS = {
     "wandb_project": "owt",
     "wandb_run_name": "gpt2",
 }
+MEANS = {"lr": "learning_rate", "eval_iters": "eval_tokens", "wandb_log": "log_to"}
 SHAPE = ("block_size", "n_layer", "n_head", "n_embd")  # a model that is fine-tuned has its own
 NEEDLESS = {  # nothing has to be done for them
     "always_save_checkpoint": "ckpt.pt is always saved, and best.pt beside it",
@@ -43,20 +44,25 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
     """train.py's settings for nanoGPT's; see `Foreign`."""
     notes = []
     fixed = SHAPE if given.get("init_from", "scratch") != "scratch" else ()
-    left_out = {n: value for n, value in DEFAULTS.items() if n not in given and n not in fixed}
+    known = {*given, *fixed}
+    known |= {name for pair in MEANS.items() if known & {*pair} for name in pair}
+    left_out = {name: value for name, value in DEFAULTS.items() if name not in known}
     if files and left_out:
         given = left_out | given
         listed = ", ".join(f"{name}={value}" for name, value in left_out.items())
         notes.append(f"{', '.join(files)}: written for nanoGPT, so its defaults hold: {listed}")
     ours = {name: value for name, value in given.items() if name not in TRAIN.kinds}
-    if "lr" in given:
-        ours.setdefault("learning_rate", given["lr"])
+    for theirs, name in MEANS.items():
+        if theirs in given and name in given:
+            notes.append(f"{theirs}={given[theirs]}: not needed, {name} is given")
+    if "lr" in given and "learning_rate" not in given:
+        ours["learning_rate"] = given["lr"]
         notes.append(f"lr={given['lr']}: taken as learning_rate")
     if given.get("out_dir") in ("out", "out/"):
         ours["out_dir"] = "out/gpt"
         notes.append(f"out_dir={given['out_dir']}: taken as out/gpt, as out/ holds all runs")
-    if given.get("wandb_log"):
-        ours.setdefault("log_to", "wandb")
+    if given.get("wandb_log") and "log_to" not in given:
+        ours["log_to"] = "wandb"
         notes.append("wandb_log=True: taken as log_to=wandb")
     if "eval_iters" in given and "eval_tokens" not in given:
         shape: dict = vars(settings) | (DEFAULTS if files else {}) | ours
@@ -81,8 +87,8 @@ def sample_settings(settings: type, given: dict, files: list[str]) -> tuple[dict
         notes.append(f"init_from={init_from}: taken as out_dir={ours['out_dir']}")
     elif init_from:
         raise UserError(f"init_from={init_from}: sample.py loads the run that --out_dir names")
-    if "prompt" in given:
-        ours.setdefault("start", given["prompt"])
+    if "prompt" in given and "start" not in given:
+        ours["start"] = given["prompt"]
         notes.append("prompt: taken as start")
     if "compile" in given:
         notes.append("compile: not needed, generation is not compiled")
@@ -105,9 +111,12 @@ TRAIN = Foreign(
     {"eval_iters": int, "always_save_checkpoint": bool, "backend": str, "lr": float}
     | {"wandb_log": bool},
     train_settings,
+    MEANS,
     shared=frozenset(["wandb_log"]),  # earlier versions of train.py had it, too
 )
-SAMPLE = Foreign({"init_from": str, "compile": bool, "prompt": str}, sample_settings)
+SAMPLE = Foreign(
+    {"init_from": str, "compile": bool, "prompt": str}, sample_settings, {"prompt": "start"}
+)
 BENCH = Foreign(
-    dict.fromkeys(("real_data", "profile", "bias"), bool) | {"seed": int}, bench_settings
+    dict.fromkeys(("real_data", "profile", "bias"), bool) | {"seed": int}, bench_settings, {}
 )

@@ -1,10 +1,40 @@
-"""Work on all cores: a map that has only a few items in memory at a time."""
+"""Work on all cores: processes, and a map that has only a few items in memory at a time."""
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+
+from configurator import UserError
+
+
+@contextmanager
+def process_pool(count: int, begin: Callable = id, known: object = None) -> Iterator[Executor]:
+    """Some processes, in each of which `begin(known)` is called first.
+
+    Raises UserError where one of them is killed.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(count, spawn, _begin, (begin, known)) as pool:
+            usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit, while ...
+            pool.submit(id, None)  # ... this starts them: the main process handles Ctrl-C
+            signal.signal(signal.SIGINT, usual)
+            yield pool
+    except BrokenProcessPool:
+        raise UserError("a process was killed, probably for lack of memory") from None
+
+
+def _begin(begin: Callable, known: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows nothing is inherited
+    if parent := multiprocessing.parent_process():  # if that is killed, end with it
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    begin(known)
 
 
 def parallel_map(

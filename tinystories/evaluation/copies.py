@@ -25,14 +25,11 @@ the best ROUGE-L so far does rapidfuzz compute the longest common subsequence.
 """
 
 import os
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +39,7 @@ from rapidfuzz.distance import Indel, LCSseq
 
 from tinystories.dataset import TokenFile
 from tinystories.evaluation.diversity import words as words_of
+from tinystories.parallel import process_pool
 from tinystories.tokenizer import Tokenizer
 
 Progress = Callable[[int], object]  # is called with the number of tokens read since the last call
@@ -361,9 +359,7 @@ def _scan_all(search: Any, progress: Progress | None) -> Any:
     with ExitStack() as stack:
         parallel_map = map
         if workers > 1:
-            ignore = (signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore)
-            parallel_map = stack.enter_context(pool).map
+            parallel_map = stack.enter_context(process_pool(workers)).map
         position, size = 0, FIRST_CHUNK
         while position < len(file):
             chunks = file.story_chunks(search.tokenizer.end_of_text, size, position)

@@ -50,21 +50,24 @@ def is_hub_id(source: str) -> bool:
 def find_dataset(source: str, revision: str) -> tuple[HubDataset, str]:
     """The files and the commit of any dataset on the hub, by `find_splits`.
 
-    Without the network, those of its files that are in the cache. Raises UserError where there is
-    no such dataset, or its files cannot be told apart.
+    Without the network, as they were the last time. Raises UserError where there is no such
+    dataset, or its files cannot be told apart.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_cached_repo_tree
 
     owner, name, *folders = source.split("/")
     repo, folder = f"{owner}/{name}", "".join(f"{part}/" for part in folders)
-    cached = _download(repo, revision, "README.md")
-    commit = cached.name
+    commit = _download(repo, revision, "README.md").name
     try:
         # list_repo_files would try again for 20 seconds where there is no network
         files = HfApi().dataset_info(repo, revision=commit).siblings or []
         names = [file.rfilename for file in files]
-    except Exception:  # without the network; _download tells what to do about a missing cache
-        names = [path.relative_to(cached).as_posix() for path in cached.rglob("*")]
+    except Exception:  # without the network: the names that were listed then, also if not all came
+        try:
+            tree = get_cached_repo_tree(repo, repo_type="dataset", revision=commit)
+        except Exception:
+            raise UserError(f"cannot list the files of {repo}; connect to the network") from None
+        names = [file.path for file in tree]
     names = [name for name in names if name.startswith(folder)]
     splits = find_splits(names, source, any_folder=bool(folder))
     parts = {split: Part(([glob.escape(name) for name in splits[split]],)) for split in splits}
@@ -89,7 +92,8 @@ def download(dataset: HubDataset, revision: str) -> tuple[str, dict[str, tuple[P
             files[split] = tuple(folder / name for name in matching)
             if files[split]:
                 break
-        shards = [int(n) for path in files[split] for n in re.findall(r"-of-(\d+)", path.name)]
+        found = (re.search(r"-\d{5}-of-(\d{5})", path.name) for path in files[split])
+        shards = [int(match[1]) for match in found if match]
         if len(files[split]) < max(shards, default=1):
             lack = f"lacks files like {part.patterns[0]} (there are {len(files[split])})"
             advice = "connect to the network to complete the cache, or choose another --revision"

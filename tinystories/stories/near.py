@@ -26,22 +26,19 @@ import heapq
 import json
 import os
 import re
-import signal
 from array import array
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rensa
 
-from tinystories.parallel import batches, parallel_map
+from tinystories.parallel import batches, parallel_map, process_pool
 from tinystories.terminal import counted, progress
 
 NGRAM = 5  # words
@@ -183,17 +180,15 @@ def _processes(count: int, stories: StoryFiles | Sequence[str] = ()) -> Iterator
     if _cores() == 1 or count <= SINGLE_PROCESS:
         yield map
         return
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(_cores(), spawn, _begin_worker, (stories,)) as pool:
+    with process_pool(_cores(), _keep, stories) as pool:
         yield partial(parallel_map, processes=pool)
 
 
-def _begin_worker(stories: StoryFiles | Sequence[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
-    _of_worker.append(stories)
+_kept: list[StoryFiles | Sequence[str]] = []  # the stories, in another process
 
 
-_of_worker: list[StoryFiles | Sequence[str]] = []  # the stories, in another process
+def _keep(stories: StoryFiles | Sequence[str]) -> None:
+    _kept.append(stories)
 
 
 def _compare(
@@ -202,7 +197,7 @@ def _compare(
     stories: StoryFiles | Sequence[str] | None = None,
 ) -> list[dict[int, float]]:
     """The similarity of each story to its others, up to the first that reaches the threshold."""
-    texts, found = _of_worker[0] if stories is None else stories, []
+    texts, found = _kept[0] if stories is None else stories, []
     for story, others in part:
         own, known = grams(texts[story]), {}
         for other in others:

@@ -55,9 +55,9 @@ function* generate(model, tokenizer, story, settings, random) {
   }
 }
 
-/** Yields the ids of a prompt in the same way; the one before the text is not yielded. */
-function* readPrompt(model, story) {
-  for (let count = 1; count < story.promptLength; count++) {
+/** Yields the ids of a prompt in the same way, after the first `count`; that before the text never. */
+function* readPrompt(model, story, count = 1) {
+  for (; count < story.promptLength; count++) {
     const probs = softmax(model.logits(story.ids.slice(0, count), story.promptLength));
     yield { id: story.ids[count], probability: probs[story.ids[count]] };
   }
@@ -71,7 +71,7 @@ function startsWord(word, token) {
   if (/^\s*$/.test(word)) return false;
   if (/^\s/.test(token)) return true;
   if (/^(\uFFFD|['’]\p{L})/u.test(token)) return false; // \uFFFD: bytes within a character
-  return /[\p{L}\p{N}\uFFFD]$/u.test(word) !== /^[\p{L}\p{N}]/u.test(token);
+  return /[\p{L}\p{M}\p{N}\uFFFD]$/u.test(word) !== /^[\p{L}\p{M}\p{N}]/u.test(token);
 }
 
 /**

@@ -1,18 +1,21 @@
 // What is seen: the form, the stories and their words, and the panel of alternatives.
 //
-// A story has the ids and promptLength that generate.js needs, its settings and random numbers, its
-// elements in the page, and words: { start, end, text, probability, element }, made of the ids from
-// start to end.
+// A story has the ids and promptLength that generate.js needs, how many ids of the prompt are read,
+// its settings and random numbers, its elements in the page, and words: { start, end, text,
+// probability, element }, made of the ids from start to end.
 
 const byId = (id) => document.getElementById(id);
 const page = JSON.parse(byId("page").textContent);
-const weights = decodeBase64(byId("weights").textContent.trim());
-const model = new Model(page.config, page.tensors, weights);
+const encoded = byId("weights"); // not needed once the model has them
+const model = new Model(page.config, page.tensors, decodeBase64(encoded.textContent.trim()));
+encoded.remove();
 const tokenizer = new Tokenizer(page.tokenizer);
 
+const READ_AT_ONCE = 8; // tokens of a prompt, between two pictures
 const SHADES = [0.5, 0.1, 0.01, 0.001]; // a word less probable than these has another shade
 const stories = [];
 let writing = null; // the story that is being written
+let stopped = null; // the story that was being written when Stop was pressed
 let closePanel = () => {};
 
 function make(tag, properties = {}, ...children) {
@@ -57,7 +60,7 @@ function addStory(ids, promptLength, settings, origin) {
   element.setAttribute("aria-labelledby", title.id);
   const random = randomNumbers(seed);
   const story = { ids, promptLength, settings, random, number, element, text, footer };
-  Object.assign(story, { words: [], ended: false });
+  Object.assign(story, { words: [], ended: false, read: 1 });
   stories.push(story);
   byId("stories").prepend(element);
   return story;
@@ -98,28 +101,48 @@ function showWord(story, word) {
   word.element.after((word.after = document.createTextNode(after)));
 }
 
-/** Writes on until the story ends, its length is reached, or another one is wanted. */
+/** Reads the prompt, with the probabilities of its words; ends early where another is wanted. */
+async function readStory(story) {
+  for (const { probability } of readPrompt(model, story, story.read)) {
+    addToken(story, story.read++, probability, "given");
+    if (story.read % READ_AT_ONCE === 0) await new Promise(requestAnimationFrame);
+    if (writing !== story) return;
+  }
+}
+
+/** Reads and writes on until the story ends, its length is reached, or another one is wanted. */
 async function writeStory(story) {
   stop();
   writing = story;
   byId("stop").disabled = false;
   story.footer.replaceChildren("Writing …");
+  await readStory(story);
   const from = story.words.length;
-  for (const { id, probability } of generate(model, tokenizer, story, story.settings, story.random)) {
+  const steps = generate(model, tokenizer, story, story.settings, story.random);
+  for (const { id, probability } of writing === story ? steps : []) {
     addToken(story, story.ids.length - 1, probability);
     story.ended = id === tokenizer.endOfText;
     await new Promise(requestAnimationFrame); // a token per picture: one can read along
     if (writing !== story) break;
   }
-  story.footer.replaceChildren(story.ended ? "The end." : "Stopped here.");
-  if (!story.ended) {
-    const more = make("button", { type: "button", textContent: "Go on" });
-    more.addEventListener("click", () => writeStory(story));
-    story.footer.append(more);
-  }
+  const focused = document.activeElement === byId("stop"); // which is about to be disabled
   if (writing === story) stop();
+  endStory(story, focused || stopped === story);
   const text = story.words.slice(from).map((word) => word.text);
-  announce(`Story ${story.number}: ${text.join("")} ${story.ended ? "The end." : "Stopped here."}`);
+  announce(`Story ${story.number}: ${text.join("")} ${story.footer.firstChild.textContent}`);
+}
+
+/** Says below a story how it ended; where it has not, it can go on. */
+function endStory(story, focus) {
+  story.footer.replaceChildren(story.ended ? "The end." : "Stopped here.");
+  const more = make("button", { type: "button", textContent: "Go on" });
+  more.addEventListener("click", () => {
+    writeStory(story);
+    byId("stop").focus();
+  });
+  if (!story.ended) story.footer.append(more);
+  if (focus) (story.ended ? byId("prompt") : more).focus({ preventScroll: true });
+  stopped = null;
 }
 
 function stop() {
@@ -127,19 +150,14 @@ function stop() {
   byId("stop").disabled = true;
 }
 
-/** Reads the prompt of a new story, with the probabilities of its words, and writes on. */
+/** Begins a new story with the prompt. */
 function begin(event) {
   event?.preventDefault();
   closePanel();
   const ids = tokenizer.encode(byId("prompt").value);
   byId("problem").textContent = ids ? "" : "The model's alphabet lacks one of these characters.";
   if (!ids) return;
-  const story = addStory([tokenizer.firstId, ...ids], ids.length + 1, readSettings(), "");
-  let at = 0;
-  for (const { probability } of readPrompt(model, story)) {
-    addToken(story, ++at, probability, "given");
-  }
-  return writeStory(story);
+  return writeStory(addStory([tokenizer.firstId, ...ids], ids.length + 1, readSettings(), ""));
 }
 
 /** A new story that is another one up to a word, has this alternative there, and goes on. */
@@ -150,6 +168,7 @@ function branch(story, index, alternative) {
   const ids = [...story.ids.slice(0, word.start), ...alternative.ids];
   const promptLength = Math.min(story.promptLength, word.start);
   const branched = addStory(ids, promptLength, story.settings, origin);
+  branched.read = promptLength; // its words are those of the other story
   for (const { start, end, probability } of story.words.slice(0, index)) {
     for (let at = start; at < end; at++) {
       addToken(branched, at, at === start ? probability : 1, "given");
@@ -163,7 +182,8 @@ function branch(story, index, alternative) {
   if (alternative.ids.at(-1) !== tokenizer.endOfText) return writeStory(branched);
   stop();
   branched.ended = true;
-  branched.footer.replaceChildren("The end.");
+  endStory(branched, false);
+  announce(`Story ${branched.number}: The end.`);
 }
 
 // The panel ----------------------------------------------------------------------------------
@@ -223,7 +243,7 @@ function wordOf(event) {
 /** Arrow keys, Home and End move within a story, which is one stop of the Tab key. */
 function moveFocus(event) {
   const asked = wordOf(event);
-  if (!asked) return;
+  if (!asked || event.altKey || event.ctrlKey || event.metaKey) return; // the browser's shortcuts
   const { story, index } = asked;
   const last = story.words.length - 1;
   const to = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: last }[event.key];
@@ -239,7 +259,10 @@ function moveFocus(event) {
 // Events -------------------------------------------------------------------------------------
 
 byId("form").addEventListener("submit", begin);
-byId("stop").addEventListener("click", stop);
+byId("stop").addEventListener("click", () => {
+  stopped = writing;
+  stop();
+});
 byId("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) begin(event);
 });
