@@ -149,6 +149,10 @@ def test_a_word_counts_in_any_form(lexicon, word, text, occurs):
     assert lexicon.occurs(word, words_in(text)) == occurs
 
 
+def test_words_keep_their_combining_marks():
+    assert words_in("Cafe\u0301 कि ता 2 cats_dogs") == {"cafe\u0301", "कि", "ता", "cats", "dogs"}
+
+
 def test_of_verbs_only_past_forms_and_those_in_ing_are_certain(lexicon):
     assert not lexicon.certain({"wishes", "matches"})["verbs"]
     assert lexicon.certain({"wished"})["verbs"] == ["wish"]

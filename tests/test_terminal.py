@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from tinystories.terminal import (
+    WordWrap,
     command_text,
     counted,
     duration,
@@ -31,6 +32,24 @@ from tinystories.terminal import (
 )
 def test_counts_stay_short(count, text):
     assert short_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("Once a fox ran home.", ["Once a fox", "ran home."]),
+        ("여우가 언덕에 갔다", ["여우가", "언덕에", "갔다"]),  # two columns each
+        ("狐狸走上了山。月亮", ["狐狸走上了", "山。月亮"]),
+        ("cafe\u0301 cafe\u0301 a", ["cafe\u0301 cafe\u0301", "a"]),
+    ],
+)
+def test_streamed_text_breaks_where_the_screen_ends(capsys, text, lines):
+    out = WordWrap()
+    out.width = 10
+    for piece in text[:-1]:
+        out.write(piece)
+    out.write(text[-1], last=True)
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.parametrize(

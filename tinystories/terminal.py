@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 SCREEN = 80  # columns
+CHINESE = "[\u3001-\u30ff\u3400-\u9fff\uff01-\uff1f]"  # or Japanese; punctuation, too
 WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -24,7 +26,10 @@ def log_stderr(text: str) -> None:
 
 
 class WordWrap:
-    """Prints text that arrives in pieces. On a terminal, lines break between words."""
+    """Prints text that arrives in pieces.
+
+    On a terminal, lines break between words, and between Chinese or Japanese characters.
+    """
 
     def __init__(self):
         self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -35,22 +40,34 @@ class WordWrap:
         if not self.width:
             print(text, end="\n" if last else "", flush=True)
             return
-        for part in re.findall(r"\s|\S+", text + "\n" * last):
-            if not part.isspace():
+        for part in re.findall(rf"\s|{CHINESE}|.", text + "\n" * last):
+            if not part.isspace() and not re.match(CHINESE, part):
                 self.word += part
                 continue
-            if self.word:
-                if 0 < self.column and self.column + len(self.space + self.word) > self.width:
-                    self.column, self.space = 0, "\n"
-                print(self.space + self.word, end="")
-                self.column += len((self.space + self.word).lstrip("\n"))
-                self.space = self.word = ""
+            self._print_word(self.width)
             if part == "\n":
                 self.column, self.space = 0, ""
                 print()
-            else:
+            elif part.isspace():
                 self.space += part
+            else:
+                self.word = part
+                self._print_word(self.width)
         sys.stdout.flush()
+
+    def _print_word(self, width: int) -> None:
+        if self.word and 0 < self.column and self.column + columns(self.space + self.word) > width:
+            self.column, self.space = 0, "\n"
+        if self.word:
+            print(self.space + self.word, end="")
+            self.column += columns((self.space + self.word).lstrip("\n"))
+            self.space = self.word = ""
+
+
+def columns(text: str) -> int:
+    """How much room a text takes on the screen: Chinese and Korean characters take two columns."""
+    marks = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(c) in "WF" for c in text)
 
 
 def wrapped(text: str, indent: str = "  ") -> str:

@@ -28,7 +28,7 @@ COMMON = (
 # and words that are often of another kind in these stories, as an adverb.
 UNSURE = (
     "back well show sound side orange first next far near fast many half mean kind fun other "
-    "second late right hard high straight deep tight enough alone sudden same rubber free"
+    "second late right bite hard high straight deep tight enough alone sudden same rubber free"
 )
 EXCLUDED = {*COMMON.split(), *UNSURE.split()}
 

@@ -45,7 +45,7 @@ def lost(w: World) -> None:
     w.chat(f, "Do not cry. I will help you look.", "Then we will look until we find it.")
     w.tries(
         "they looked {s1} -> there was only [a sleepy beetle|some dust|an old leaf]",
-        "{f} looked {s2} -> {f.he} found nothing but [a spider|a dry leaf|half a cookie]",
+        "{f} looked {s2} -> {f.he} found only [a spider|a dry leaf|half a cookie]",
     )
     w.speak(f, "Where did you last have it?", "What did we do before it was gone?")
     w.say("{h} closed {h.his} eyes and thought [hard|for a long time].")
@@ -67,11 +67,11 @@ def lost(w: World) -> None:
     w.outline(
         "{h} loses {h.his} {t} {p.at}. "
         "With the help of {f}, {h.he} remembers where it is and gets it back.",
-        "{h} and {f} look for a {t.name} that fell through a hole in {h.his} {h.bag}, and "
+        "{h} and {f} look for {t.a} that fell through a hole in {h}'s {h.bag}, and "
         "they find it {s}.",
     )
     w.closing(
-        "{h} held the {t} [tight|very tight] all the way home.",
+        "{h} held the {t} [tight|very tight] until bedtime.",
         "From then on, {h} checked {h.his} {h.bag} [twice|three times] a day.",
         "And the hole in the {h.bag}? {h} closed it with a [big|strong] pin that very evening.",
         lesson=(
@@ -93,9 +93,9 @@ def stuck_high(w: World) -> None:
     w.paragraph()
     w.say(
         "Whoosh! The wind took the {t} and carried it up, up, up. "
-        "It came down on the {high} and stayed there.",
+        "It came down on top of the {high} and stayed there.",
         "Suddenly the wind pulled the {t} away from {h}. It flew over their heads "
-        "and got stuck on the {high}.",
+        "and got stuck on top of the {high}.",
     )
     w.feel("sad", h)
     w.speak(h, "Come down, {t.name}!", "Oh no! How will I get it back?")
@@ -115,7 +115,7 @@ def stuck_high(w: World) -> None:
     if "adult" in helper.traits:
         w.say("{g} [brought|got] a long ladder, climbed up step by step and took the {t} down.")
     else:
-        w.say("{g} flew up to the {high}, [pulled|picked] the {t} free and brought it down.")
+        w.say("{g} flew up to the {high}, [pulled|shook] the {t} free and brought it down.")
     w.give(helper, t, h)
     w.say("{g} gave the {t} back to {h}.", "{g} held it out to {h}, with a wink.")
     w.feel("happy", h, f)
@@ -129,7 +129,7 @@ def stuck_high(w: World) -> None:
     )
     w.closing(
         "On the way home, {h} held on to the {t}, and {f} held on to {h}.",
-        "They all sat down under the {high} and laughed about the greedy wind.",
+        "They all sat down and laughed at the greedy wind.",
         "The wind blew again, but this time {h} was [ready|holding on].",
         lesson=("It is no shame to ask for help when a thing is too high.",),
     )
@@ -180,9 +180,7 @@ def floated(w: World) -> None:
         else "{a} rowed out, picked the {t} out of the water and rowed back."
     )
     w.give(a, t, h)
-    w.say(
-        "{h} took it out of the water and [hugged it|held it up], and it dripped on {h.his} feet."
-    )
+    w.say("{h} took it and [hugged it|held it up], and it dripped on {h.his} feet.")
     w.feel("happy", h, a)
     w.speak(h, "Thank you, {a}! Do you want to play with me?", "Come and play with me, {a}!")
     w.outline(
@@ -248,7 +246,7 @@ def mended(w: World) -> None:
         "The {t} of {h} breaks in two, and {g} and {h} glue it together.",
     )
     w.closing(
-        "{h} never ran with the {t} again. {h.He} walked with it, [very slowly|like a king].",
+        "After that, {h} was careful with the {t} and walked with it [very slowly|like a king].",
         "And {g} got the biggest hug of the whole week.",
         "Every time {h} saw the thin line, {h.he} thought of {g} and smiled.",
         lesson=("Broken things need time, and so do tears.",),
@@ -314,7 +312,7 @@ def truth(w: World) -> None:
         "{f} lends {h} {t.a}. {h} breaks it and hides the pieces {s}, but in the end they mend it.",
     )
     w.closing(
-        "{h} felt as light as a feather all the way home.",
+        "{h} felt as light as a feather all evening.",
         "And the next time {h} held the {t}, {h.he} sat down first.",
         "They were still friends, and maybe even better friends than before.",
         lesson=("The truth was hard to say, but it was much harder to hide.",),
@@ -370,7 +368,7 @@ def shared_bite(w: World) -> None:
     w.say(
         "{a} led {h} behind some bushes, and there were more {treat} than they could count.",
         "{a} pushed some leaves aside. Behind them was a bush full of {treat}."
-        if treat != "nuts"
+        if treat == "berries"
         else "{a} pushed some leaves aside. Behind them lay a big pile of {treat}.",
     )
     w.outline(
@@ -493,7 +491,7 @@ def little_one(w: World) -> None:
     w.closing(
         "{h} waved until they were out of sight. The {baby} waved back with its whole body.",
         "From then on, every time {h} came by, the {baby} ran up to say hello.",
-        "And the {baby} never ran after a butterfly again. Well, not that day.",
+        "And the {baby} never ran away from its mother again. Well, not that day.",
         lesson=("Sometimes ears can find what eyes cannot.",),
     )
 
@@ -527,7 +525,7 @@ def gift(w: World) -> None:
         "That night, {h} looked at {h.his} {t}. {h.He} had loved it for a long time. "
         "And then {h.he} knew.",
         "In the evening, {h} played with {h.his} {t}. {f} had always liked it. "
-        "Slowly, an idea grew in {h.his} head.",
+        "Slowly, an idea grew in {h}'s head.",
     )
     w.chat(h, "This is the one.", "Yes. That is what I will do.")
     w.enter(f)
@@ -551,7 +549,7 @@ def gift(w: World) -> None:
     w.closing(
         "They played with the {t} together until it was time for cake.",
         "And the best part was that {h} could come and play with the {t} every day.",
-        "On the way home {h} had empty hands and a full heart.",
+        "When {f} went home, {h} had empty hands and a full heart.",
         lesson=("A present does not have to be new. It has to come from the heart.",),
     )
 
@@ -580,8 +578,8 @@ def rained_out(w: World) -> None:
         "they hid under the {p.high} -> the rain dripped through and ran down their necks"
         if "tree" in p.high
         else "they hid behind a wall -> the rain came from that side, too",
-        "{g} opened an umbrella -> the wind turned it over like a flower",
-        "{f} told the cloud to go away -> the cloud called two more clouds",
+        "{g} opened an umbrella -> the wind turned it inside out",
+        "{f} told the clouds to go away -> the clouds called their friends",
         "they held a blanket over their heads -> soon the blanket was as heavy as a cow",
     )
     w.speak(
@@ -660,7 +658,7 @@ def noise(w: World) -> None:
     if "{g}" in truth_:
         w.speak(g, "Would you like some, too?", "Please do not tell anybody.")
     else:
-        w.speak(f, "I was not scared. Only my knees were.", "That is the smallest monster ever!")
+        w.speak(f, "I was not scared. Only my knees were.", "And I thought it was {guess}!")
     w.outline(
         "{h} and {f} hear a noise at night and think that it is {guess}. "
         "With a light they see that it is something else.",
@@ -671,7 +669,7 @@ def noise(w: World) -> None:
         "Soon they were back in bed, and this time the only noise was a snore.",
         "Then they went back to bed and slept until the sun came up.",
         "After that, the dark was only dark, and {h} slept very well.",
-        lesson=("Things look bigger when you cannot see them.",),
+        lesson=("Things seem bigger when you cannot see them.",),
     )
 
 
@@ -687,7 +685,7 @@ def seed(w: World) -> None:
     w.leave(g)
     w.paragraph()
     w.say(
-        "The next morning, {h} came to look. There was nothing. {h.He} [hated|could not bear] "
+        "The next morning, {h} came to look. There was nothing. {h.He} [hated|did not like] "
         "waiting."
     )
     w.act(h, "see nothing grow")
@@ -696,17 +694,17 @@ def seed(w: World) -> None:
     w.tries(
         "{h} gave the seed some of {h.his} soup -> seeds do not like soup",
         "{h} dug up the seed to look at it -> it looked just the same, only colder",
-        "{h} danced around it -> nothing grew but {h.his} thirst",
+        "{h} danced around it -> only {h.his} thirst grew",
         "{h} shouted at the ground -> only a worm came out to see who was so loud",
         "{h} read a story to it -> it slept right through the story",
         count=w.pick((2, 3)),
     )
     w.enter(g)
-    w.say("{g} came by and saw {h.his} long face.", "Then {g} sat down next to {h.him}.")
+    w.say("{g} came by and saw {h}'s long face.", "Then {g} sat down next to {h.him}.")
     w.speak(h, "It does not work!", "I think my seed is broken.")
     w.speak(
         g,
-        "It is working all the time, deep down where you cannot see it. Only wait.",
+        "It is working all the time, deep down where you cannot see it. Just wait.",
         told="{g} knew that a seed needs only water and time.",
     )
     w.say("So {h} gave it a little water every day, and did not dig, and did not shout.")
@@ -725,7 +723,7 @@ def seed(w: World) -> None:
     )
     w.closing(
         "{h} kept one seed from it. {h.He} knew now how to wait for the next one.",
-        "{h} showed it to everyone who came by, even to the worm.",
+        "{h} showed it to everyone who came by, even to a worm.",
         lesson=("Good things take their time.",),
     )
 
@@ -756,7 +754,7 @@ def bake(w: World) -> None:
         "awful",
         "{h} put the dough in the oven and began to play -> when {h.he} came back, it was as "
         "black as coal",
-        "{h} forgot the flour -> the dough ran over the table and dripped on {h.his} feet",
+        "{h} mixed the dough without flour -> it ran over the table and dripped on {h.his} feet",
         "{h} put in a whole egg with its shell -> it crunched when {h.he} tried it",
         end=False,
     )
@@ -779,7 +777,10 @@ def bake(w: World) -> None:
     w.feel("happy", h)
     w.chat(h, "Look at it! It is perfect!", "We did it!")
     w.enter(f)
-    w.say("Then {f} came by, following {f.his} nose.", "There was a knock. It was {f}.")
+    w.say(
+        "Then {h.his} friend {f} came by, following {f.his} nose.",
+        "There was a knock. It was {h.his} friend {f}.",
+    )
     w.chat(f, "What smells so good?", "Is there a party?")
     w.give(h, t, f)
     w.say("{h} handed {f} the {t.name}, and {f} cut it into three pieces.")
@@ -789,7 +790,7 @@ def bake(w: World) -> None:
         "{h} wants to bake {t.a} in the kitchen and does it well in the end, with the help of {g}.",
     )
     w.closing(
-        "They ate it while it was still warm, and there was not a crumb left for the mouse.",
+        "They ate it while it was still warm, and there was not a crumb left for a mouse.",
         "{f} ate {f.his} piece and asked for one more, and that was the best prize of all.",
         "And the first try? Even the birds said no, thank you.",
         lesson=("{h} had learned that you may fail twice and still have a sweet day.",),
@@ -826,12 +827,17 @@ def unstuck(w: World) -> None:
         "Then {x.full} came by and pulled {t.a} along behind {x.him}.",
         "Just then {x.full} came along. {x.He} was rolling {t.a} home.",
     )
-    w.chat(tiny, "May I try?", "Let me help. I may be small, but I have an idea.")
+    w.speak(
+        tiny,
+        "May I try?",
+        "Let me help. I may be small, but I have an idea.",
+        told="{x} wanted to help.",
+    )
     w.speak(
         f,
         "But you are so tiny!",
-        "You? You are smaller than {a.his} ear!",
-        told="But {x} was smaller than {a.his} ear!",
+        "You? You are smaller than {a}'s ear!",
+        told="But {x} was smaller than {a}'s ear!",
     )
     w.say(
         "{x} did not pull. {x.He} only put the {t} down in front of {a}, just a little too far "
@@ -910,7 +916,7 @@ def shiny(w: World) -> None:
     w.give(h, other, crow)
     w.give(crow, t, h)
     w.say(
-        "Then {a} took the {o} and put the {t} into {h.his} hand."
+        "Then {a} took the {o} and put the {t} into {h}'s hand."
         if not w.animals
         else "Then {a} took the {o} and put the {t} down in front of {h}, and {h} picked it up."
     )
@@ -949,8 +955,8 @@ def learn(w: World) -> None:
     w.paragraph()
     w.speak(
         f,
-        "Do you know how often I fell before I could {skill}? A hundred times.",
-        told="{f} had fallen a hundred times before {f.he} could {skill}.",
+        "Do you know how often I failed before I could {skill}? A hundred times.",
+        told="{f} had failed a hundred times before {f.he} could {skill}.",
     )
     w.speak(h, "A hundred times? Really?")
     w.speak(f, "Maybe a hundred and one. Come on, I will show you slowly.")
@@ -967,9 +973,9 @@ def learn(w: World) -> None:
         "{f} helps {h} to learn to {skill}.",
     )
     w.closing(
-        "{h} did it all the way to dinner time, and in {h.his} dreams, too.",
-        "The next week, {h} showed it to a little boy. He fell, and {h} helped him up.",
-        "{h} had two dirty knees and the biggest smile in town.",
+        "{h} did it until dinner time, and in {h.his} dreams, too.",
+        "The next week, {h} showed it to a little boy. It was hard for him, and {h} helped him.",
+        "{h} had two red cheeks and the biggest smile in town.",
         lesson=("What you cannot do yet, you can learn.",),
     )
 
@@ -1079,7 +1085,7 @@ def heavy(w: World) -> None:
     w.scene(p, h, f, g)
     w.give(h, t, g)
     w.say("At last they rolled it up to {g}.", "So they brought it to {g}, who was very surprised.")
-    w.chat(g, "How did two little ones move such a heavy {t.name}?", "Did a giant help you?")
+    w.speak(g, "How did two little ones move such a heavy {t.name}?", "Did a giant help you?")
     w.speak(f, "We did not carry it. We thought about it!", "It walked. Well, almost.")
     w.outline(
         "{h} wants to bring {t.a} to {g}, but it is too heavy. {h} and {f} roll it there.",
@@ -1102,7 +1108,10 @@ def turns(w: World) -> None:
     w.cast(h=h, f=f, t=t)
     w.opening(p, h, f, thing=t)
     w.paragraph()
-    w.say("Both of them wanted to play with the {t}.", "But there was only one {t.name}.")
+    w.say(
+        "Both of them wanted to play with the {t}.",
+        "{f} wanted to play with it, too. But there was only one {t.name}.",
+    )
     w.speak(f, "Now it is my turn!", "Let me have it now!")
     w.speak(h, "No, I am not done yet!", "But it is mine!")
     w.lose(h, t, "in the mud")
@@ -1139,13 +1148,14 @@ def turns(w: World) -> None:
     w.feel("happy", h, f)
     w.speak(
         h,
-        "I know something better. Let us make up a game for two!",
+        "I have an idea. Let us make up a game for two!",
         told="Then {h} thought of a game for two.",
     )
     w.say(
         "In the new game, {h} was a [king|pirate|doctor], {f} was a [dragon|captain|horse], and "
         "the {t} was a treasure that they had to bring home together.",
-        "They played that the {t} was a [lost child|sick lion], and both of them took care of it.",
+        "They pretended that the {t} was a [lost child|sick lion], and both of them took care "
+        "of it.",
     )
     w.give(f, t, h)
     w.say("In the end, {f} handed the {t} back to {h}.")

@@ -7,6 +7,7 @@ have irregular ones behind a slash: go/went/gone.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -51,8 +52,11 @@ def plain(entry: str) -> str:
 
 
 def words_in(text: str) -> set[str]:
-    """The words of a text, in lower case."""
-    return set(re.findall(r"[^\W\d_]+", text.lower()))
+    """The words of a text, in lower case. A combining mark belongs to its letter."""
+    text = text.lower()
+    if text.isascii():
+        return set(re.findall("[a-z]+", text))
+    return set("".join(c if unicodedata.category(c)[0] in "LM" else " " for c in text).split())
 
 
 def missing_words(story: str, entries: Sequence[str]) -> list[str]:

@@ -59,7 +59,12 @@ def with_traits(pool: tuple, traits: str, without: str) -> tuple:
     return tuple(item for item in pool if need <= item.traits and not never & item.traits)
 
 
-GREETINGS = ("What a {day}!", "It is such a {day}!", "I feel like a walk!", "Let us go outside!")
+GREETINGS = (
+    "What a {day}!",
+    "It is such a {day}!",
+    "Look, it is a {day}!",
+    "I was hoping for a {day}!",
+)
 
 
 class World:
@@ -409,4 +414,4 @@ class World:
         elif self.random() < 0.9:
             self.say(self.pick(endings))
         else:
-            self.say("It was a day that {h} never forgot.")
+            self.say("{h} remembered it for a long, long time.")
