@@ -133,6 +133,7 @@ def main(s: Settings) -> None:
                 dataset = str(subject.data.folder)
             with only_writer(subject.folder / RESULT, patience=PATIENCE):
                 evaluated[name] = evaluate(subject)
+            del subject  # one model at a time in memory
     print_table(evaluated)
     if s.nearest:
         for name, result in evaluated.items():

@@ -91,7 +91,7 @@ def export(writer, final: Path, trained: TrainedModel, s: Settings) -> None:
     writer.check_exportable(trained.model.config)
     with only_writer(final.resolve()):
         check_replaceable(final, s)
-        write(writer, final.resolve(), trained, s.verify)
+        write(writer, final, trained, s.verify)
 
 
 def check_replaceable(final: Path, s: Settings) -> None:
@@ -102,7 +102,8 @@ def check_replaceable(final: Path, s: Settings) -> None:
 
 def write(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
     """The part of `export` in which no other command writes there."""
-    partial = final.with_name(f".{final.name}.partial")
+    target = final.resolve()  # behind a link
+    partial = target.with_name(f".{target.name}.partial")
     remove(partial)
     try:
         usage = writer.write(partial, final, trained)
@@ -113,9 +114,9 @@ def write(writer, final: Path, trained: TrainedModel, verify: bool) -> None:
             if not difference <= allowed:
                 raise UserError(f"{final.name}{checked}, too much; nothing was written")
         if partial.is_dir():
-            replace_folder(partial, final)
+            replace_folder(partial, target)
         else:
-            partial.replace(final)
+            partial.replace(target)
     finally:
         remove(partial)
     print(wrapped(f"{short_path(final)}{checked}") + f"\n  {usage}")
@@ -153,13 +154,17 @@ def main(s: Settings) -> None:
     if writers:
         trained = open_trained(s, folder, checkpoint)
         print(f"exporting {checkpoint} of {out_dir}")
+        failed: list[UserError] = []
         for path, writer in writers.items():
             try:
                 export(writer, path, trained, s)
-            except NotExportable as error:
+            except UserError as error:
                 if s.to is not None:  # this format was asked for
                     raise
                 print(wrapped(f"no {path.name}: {error}"))
+                failed += [] if isinstance(error, NotExportable) else [error]
+        if failed:
+            raise failed[0]
     if s.push:
         print(f"uploaded to {hf_hub.push(upload, s.push)}")
 

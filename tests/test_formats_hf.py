@@ -194,6 +194,7 @@ def test_characters_come_back_by_their_name_with_their_line_breaks(tmp_path):
     assert published.encode(text) == CHARACTERS.encode(text)
     assert published.decode(published.encode(text)) == text
     assert published.encode_stories([text]).tolist() == CHARACTERS.encode(text)
+    assert published.can_encode(text) and not published.can_encode("漢")
     with pytest.raises(UserError, match="cannot encode this text"):
         published.encode("漢")
 
@@ -288,7 +289,7 @@ def test_exported_twice_gives_the_same_bytes(exported):
 
 
 def test_an_export_is_sampled_as_the_run_is(exported):
-    greedy = ["--temperature=0", "--num_samples=1", "--max_new_tokens=60", *QUICK]
+    greedy = ["--temperature=0", "--num_samples=1", "--max_new_tokens=60", "--stop=False", *QUICK]
     folders = (exported, exported / "export" / "hf")
     one, other = (forked("sample.py", f"--out_dir={f}", *greedy).stdout for f in folders)
     assert one == other and len(one) > 20

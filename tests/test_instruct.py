@@ -150,6 +150,7 @@ def test_a_word_counts_in_any_form(lexicon, word, text, occurs):
 
 
 def test_words_keep_their_combining_marks():
+    assert words_in("\u2b50\ufe0fTom \ufe0f ran") == {"tom", "ran"}  # a mark of the emoji
     assert words_in("Cafe\u0301 कि ता 2 cats_dogs") == {"cafe\u0301", "कि", "ता", "cats", "dogs"}
 
 

@@ -36,15 +36,17 @@ from tinystories.parallel import process_pool
 
 if __name__ == "__main__":
     with process_pool(2) as pool:
-        running = [pool.submit(time.sleep, 0.5) for _ in range(2)]
+        running = [pool.submit(time.sleep, 60) for _ in range(2)]
         print(*pool._processes, flush=True)
         time.sleep(60)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_stays_when_the_main_one_ends(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGKILL, 1.5), (signal.SIGINT, 0.0), (signal.SIGINT, 0.15)]
+)
+def test_no_process_stays_when_the_main_one_ends(tmp_path, number, seconds):
     (tmp_path / "program.py").write_text(PROGRAM)
     line = [sys.executable, tmp_path / "program.py"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -53,10 +55,10 @@ def test_no_process_stays_when_the_main_one_ends(tmp_path, number):
         line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
     assert len(process.stdout.readline().split()) == 2
-    if number == signal.SIGINT:  # as a terminal sends it, at once
+    time.sleep(seconds)  # 1.5 until they have begun
+    if number == signal.SIGINT:  # as a terminal sends it
         os.killpg(process.pid, number)
     else:
-        time.sleep(1.5)  # until they have begun
         process.kill()
     _, said = process.communicate(timeout=30)  # which waits for theirs to close the pipes
     assert said.count("Traceback") == (number == signal.SIGINT)  # the main process' own

@@ -161,6 +161,23 @@ def test_a_long_beginning_can_be_stopped_and_gone_on_with(opened):
     assert len(texts(opened)) == 1
 
 
+def test_another_story_that_goes_on_takes_the_focus_from_the_first(opened):
+    opened.click("summary")
+    opened.fill("#length", "2000")
+    for number in range(2):
+        opened.click("text=Write")
+        opened.wait_for_function(f"stories[{number}]?.words.length > 3")
+        if number == 0:
+            opened.click("#stop")
+            wait(opened)
+    opened.locator("article").nth(1).get_by_text("Go on").click()
+    opened.wait_for_function("/Stopped/.test(stories[1].footer.textContent)")
+    assert opened.evaluate("document.activeElement.id") == "stop"
+    assert opened.evaluate("writing === stories[0]")
+    opened.keyboard.press("Enter")
+    assert opened.evaluate("writing") is None
+
+
 def test_unlikely_words_have_a_shade_and_a_number(opened):
     write(opened, "Once a fox", 20)
     opened.check("#surprise")

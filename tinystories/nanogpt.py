@@ -28,7 +28,7 @@ DEFAULTS = {
     "wandb_project": "owt",
     "wandb_run_name": "gpt2",
 }
-MEANS = {"lr": "learning_rate", "eval_iters": "eval_tokens", "wandb_log": "log_to"}
+MEANS = {"lr": "learning_rate", "eval_iters": "eval_tokens"}
 SHAPE = ("block_size", "n_layer", "n_head", "n_embd")  # a model that is fine-tuned has its own
 NEEDLESS = {  # nothing has to be done for them
     "always_save_checkpoint": "ckpt.pt is always saved, and best.pt beside it",
@@ -61,7 +61,7 @@ def train_settings(settings: type, given: dict, files: list[str]) -> tuple[dict,
     if given.get("out_dir") in ("out", "out/"):
         ours["out_dir"] = "out/gpt"
         notes.append(f"out_dir={given['out_dir']}: taken as out/gpt, as out/ holds all runs")
-    if given.get("wandb_log") and "log_to" not in given:
+    if given.get("wandb_log") and not given.get("log_to"):
         ours["log_to"] = "wandb"
         notes.append("wandb_log=True: taken as log_to=wandb")
     if "eval_iters" in given and "eval_tokens" not in given:

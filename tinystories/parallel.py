@@ -15,7 +15,7 @@ from configurator import UserError
 
 @contextmanager
 def process_pool(count: int, begin: Callable = id, known: object = None) -> Iterator[Executor]:
-    """Some processes, in each of which `begin(known)` is called first.
+    """Some processes, in each of which `begin(known)` is called first; for the main thread only.
 
     Raises UserError where one of them is killed.
     """
@@ -23,9 +23,17 @@ def process_pool(count: int, begin: Callable = id, known: object = None) -> Iter
     try:
         with ProcessPoolExecutor(count, spawn, _begin, (begin, known)) as pool:
             usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit, while ...
-            pool.submit(id, None)  # ... this starts them: the main process handles Ctrl-C
-            signal.signal(signal.SIGINT, usual)
-            yield pool
+            try:
+                for _ in range(count):  # ... each task starts one: the main process handles Ctrl-C
+                    pool.submit(id, None)
+            finally:
+                signal.signal(signal.SIGINT, usual)
+            try:
+                yield pool
+            except BaseException:  # do not wait for what they are doing
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
     except BrokenProcessPool:
         raise UserError("a process was killed, probably for lack of memory") from None
 

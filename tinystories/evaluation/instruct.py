@@ -50,6 +50,7 @@ def key(subject: Subject) -> dict:
     return {
         "data": data.fingerprint,
         "words": checksum(read_words()),
+        "version": 2,  # of how a header becomes ids
         **{name: getattr(s, name) for name in names},
         **subject.machine(),
     }

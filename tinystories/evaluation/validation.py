@@ -15,6 +15,7 @@ from tinystories.dataset import SplitWriter, TokenFile
 from tinystories.evaluation.results import Rows, number
 from tinystories.evaluation.subject import Subject
 from tinystories.files import sha256_of
+from tinystories.formats.causal_lm import is_published
 from tinystories.loss import BATCH_TOKENS, Loss, estimate_loss
 from tinystories.parallel import batches
 from tinystories.stories.catalog import Source, open_source
@@ -30,7 +31,11 @@ def key(subject: Subject) -> dict:
     else:
         sources = user_sources(source)
         name, sha256 = source, sha256_of(*(p for x in sources for p in x.files["val"]))
-    return {"text": name, "sha256": sha256} | subject.machine()
+    # Earlier versions measured a published model with GPT-2's ids in windows of one token.
+    window = subject.model.config.block_size
+    of_gpt2 = is_published(subject.name) and subject.tokenizer.lossless
+    fixed = {"block_size": window} if of_gpt2 else {}
+    return {"text": name, "sha256": sha256} | fixed | subject.machine()
 
 
 def measure(subject: Subject) -> dict:
@@ -127,13 +132,15 @@ def validation_texts(subject: Subject) -> list[str] | None:
     tokenizer = subject.tokenizer
     if source := subject.settings.val_source:
         texts = [story for part in user_sources(source) for story in part.stories("val")]
+        joined = "".join(f"{text}\n" for text in texts)
     else:
         data = subject.dataset()
         if tokenizer.lossless and data.tokenizer.fingerprint == tokenizer.fingerprint:
             return None
         texts = list(data.val.stories(data.tokenizer))
+        joined = "\n".join(texts)
     # Without an end of text they are one text.
-    return texts if tokenizer.lossless or tokenizer.end_of_text is not None else ["\n".join(texts)]
+    return texts if tokenizer.lossless or tokenizer.end_of_text is not None else [joined]
 
 
 @contextmanager

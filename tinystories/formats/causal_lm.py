@@ -231,6 +231,14 @@ class PublishedTokenizer(Tokenizer):
         """The ids of a text; never end of text, whatever the text spells."""
         return self._encode_all([text])[0]
 
+    def can_encode(self, text: str) -> bool:
+        """Whether `encode` has ids for all of a text."""
+        try:
+            self._encode_all([text])
+        except UserError:
+            return False
+        return True
+
     def encode_stories(self, texts: Sequence[str]) -> np.ndarray:
         """The ids of many stories, each followed by end of text: int64, shape (ids,)."""
         end = () if self.end_of_text is None else (self.end_of_text,)

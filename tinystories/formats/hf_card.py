@@ -1,7 +1,9 @@
 """The README.md of a model on the Hugging Face hub: its model card."""
 
+import contextlib
 from pathlib import Path
 
+from configurator import UserError
 from tinystories.dataset import dataset_folder, read_meta
 from tinystories.files import first_of
 from tinystories.formats.trained import TrainedModel
@@ -84,16 +86,18 @@ def describe_data(trained: TrainedModel) -> tuple[list[str], str]:
     parts = meta.get("sources") or [meta]  # earlier versions had one source only
     stories = f"{meta['splits']['train']['stories']:,} stories"
     described = [describe_source(part.get("source") or "", part.get("revision")) for part in parts]
-    names = [part["source"] for part in parts if part.get("revision")]
-    if len(parts) > 1:
+    names = list(dict.fromkeys(part["source"] for part in parts if part.get("revision")))
+    described = list(dict.fromkeys(described))
+    if len(described) > 1:
         return names, f"Trained on {stories}, {' and '.join(described)}."
     return names, f"Trained on {described[0] if names else f'{stories} {described[0]}'}."
 
 
 def has_vocabulary(folder: Path, tokenizer: Tokenizer) -> bool:
     """Whether a dataset still has the vocabulary of a model; else it was prepared anew."""
-    path = first_of(folder, *VOCABULARY)
-    return path.exists() and Tokenizer.load(path).fingerprint == tokenizer.fingerprint
+    with contextlib.suppress(UserError):
+        return Tokenizer.load(first_of(folder, *VOCABULARY)).fingerprint == tokenizer.fingerprint
+    return False
 
 
 def describe_source(origin: str, revision: str | None) -> str:

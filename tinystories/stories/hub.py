@@ -53,7 +53,7 @@ def find_dataset(source: str, revision: str) -> tuple[HubDataset, str]:
     Without the network, as they were the last time. Raises UserError where there is no such
     dataset, or its files cannot be told apart.
     """
-    from huggingface_hub import HfApi, get_cached_repo_tree
+    from huggingface_hub import HfApi
 
     owner, name, *folders = source.split("/")
     repo, folder = f"{owner}/{name}", "".join(f"{part}/" for part in folders)
@@ -64,6 +64,8 @@ def find_dataset(source: str, revision: str) -> tuple[HubDataset, str]:
         names = [file.rfilename for file in files]
     except Exception:  # without the network: the names that were listed then, also if not all came
         try:
+            from huggingface_hub import get_cached_repo_tree  # not in its first versions
+
             tree = get_cached_repo_tree(repo, repo_type="dataset", revision=commit)
         except Exception:
             raise UserError(f"cannot list the files of {repo}; connect to the network") from None

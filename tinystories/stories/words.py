@@ -56,7 +56,8 @@ def words_in(text: str) -> set[str]:
     text = text.lower()
     if text.isascii():
         return set(re.findall("[a-z]+", text))
-    return set("".join(c if unicodedata.category(c)[0] in "LM" else " " for c in text).split())
+    letters = "".join(c if unicodedata.category(c)[0] in "LM" else " " for c in text)
+    return {re.sub(r"^\W+", "", word) for word in letters.split()} - {""}
 
 
 def missing_words(story: str, entries: Sequence[str]) -> list[str]:

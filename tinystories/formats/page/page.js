@@ -6,9 +6,8 @@
 
 const byId = (id) => document.getElementById(id);
 const page = JSON.parse(byId("page").textContent);
-const encoded = byId("weights"); // not needed once the model has them
-const model = new Model(page.config, page.tensors, decodeBase64(encoded.textContent.trim()));
-encoded.remove();
+const decoded = (id) => decodeBase64(byId(id).textContent.trim());
+const model = new Model(page.config, page.tensors, decoded("weights"));
 const tokenizer = new Tokenizer(page.tokenizer);
 
 const READ_AT_ONCE = 8; // tokens of a prompt, between two pictures
@@ -125,8 +124,9 @@ async function writeStory(story) {
     await new Promise(requestAnimationFrame); // a token per picture: one can read along
     if (writing !== story) break;
   }
-  const focused = document.activeElement === byId("stop"); // which is about to be disabled
-  if (writing === story) stop();
+  const active = writing === story;
+  const focused = active && document.activeElement === byId("stop"); // about to be disabled
+  if (active) stop();
   endStory(story, focused || stopped === story);
   const text = story.words.slice(from).map((word) => word.text);
   announce(`Story ${story.number}: ${text.join("")} ${story.footer.firstChild.textContent}`);
