@@ -45,6 +45,7 @@ HIGH = np.array([0.3, 40.0, 2.0, 40.0, 2.0, 6.0, 6.0])
 # thousandth of the loss in one run.
 PRIOR = np.array([0.2, np.log(0.1), 0.34, np.log(0.6), 0.28, np.log(15.4), np.log(5.3)])
 SPREAD = np.array([0.1, 1.0, 0.1, 0.5, 0.1, 1.0, 1.0])
+OVERFITS = 2  # times the train loss: the validation loss of a run that the law does not know
 BETTER = 0.8  # of the cost of the simpler law, which S, or counting blocks only, must reach
 FEWEST_REPEATED = 6  # runs with repeated stories that S needs
 
@@ -71,8 +72,9 @@ def comparable(runs: dict) -> np.ndarray:
     """Which runs the law is fitted to: the recipe's rates, window, step and vocabulary.
 
     The commonest value of each column is the recipe's; of the rates, the best one of each shape.
+    Not a run that overfits, since the law saturates with passes and never rises.
     """
-    mask = np.ones(len(runs["name"]), dtype=bool)
+    mask = ~(runs["val_nats"] > OVERFITS * runs["train_nats"])
     for name in ("vocab_size", "block_size", "batch_size"):
         values, counts = np.unique(runs[name], return_counts=True)
         mask &= runs[name] == values[counts.argmax()]
